@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an asked architecture list becomes in upstream's CMake, and what each device gets from it.
+
+The rules of CUDA: code for sm_120 runs on 12.1 (same major, higher minor), sm_120f runs on both
+(family), sm_120a on 12.0 alone, and PTX is compiled by the driver at load. The resolution follows
+upstream's function ``cuda_archs_loose_intersection`` (cmake/utils.cmake); the tests run that very
+function of every pinned base beside ours.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from packaging.version import Version
+
+from recipe.errors import ConfigError, UsageError
+
+DEFAULT = "12.0;12.1"
+KNOWN = tuple(
+    f"{number}{suffix}"
+    for number, suffixes in {
+        **dict.fromkeys(("7.0", "7.2", "7.5", "8.0", "8.6", "8.7", "8.9"), ("",)),
+        "9.0": ("", "a"),
+        **dict.fromkeys(("10.0", "10.1", "10.3", "10.7", "11.0", "12.0", "12.1"), ("", "a", "f")),
+    }.items()
+    for suffix in suffixes
+)
+DEVICES = {"12.0": "RTX PRO 6000, RTX 5090", "12.1": "DGX Spark GB10"}
+
+
+class Verdict(StrEnum):
+    """What a device gets."""
+
+    NATIVE = "native"
+    FAMILY = "family"
+    SAME_MAJOR = "same-major"
+    PTX = "ptx"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The verdict for one device (its compute capability) and the rule behind it."""
+
+    capability: str
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchPlan:
+    """asked: TORCH_CUDA_ARCH_LIST; compiled: what upstream's CMake keeps of it."""
+
+    asked: tuple[str, ...]
+    compiled: tuple[str, ...]
+    devices: tuple[Device, ...]
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """``12.0;12.1`` (or with blanks or commas) as a list; UsageError for an unknown one."""
+    asked = tuple(dict.fromkeys(part for part in re.split(r"[;,\s]+", text) if part))
+    unknown = [part for part in asked if part.removesuffix("+PTX") not in KNOWN]
+    if unknown or not asked:
+        raise UsageError(
+            f"--arch {text!r}: no such architecture: {', '.join(unknown) or '(nothing named)'}",
+            means=f"Known: {' '.join(KNOWN)}, each with +PTX if wanted.",
+            next="python build.py --arch '12.0;12.1'   # RTX PRO 6000 and 5090; DGX Spark",
+        )
+    if not any(part.startswith("12.") for part in asked):
+        raise UsageError(
+            f"--arch {text!r} names no SM12x device",
+            means="This overlay is for 12.0 and 12.1; upstream's wheel serves the others.",
+            next=f"python build.py --arch '{text};12.0;12.1'",
+        )
+    return asked
+
+
+def supported(cmake: str, cuda: str) -> tuple[str, ...]:
+    """CUDA_SUPPORTED_ARCHS of a CMakeLists.txt for a toolkit version such as ``13.0``."""
+    block = re.compile(
+        r"(?:VERSION_GREATER_EQUAL\s+([\d.]+)\s*\)|\belse\s*\(\s*\))"
+        r"(?:(?!\belse|\bendif)[\s\S])*?"
+        r'\bset\s*\(\s*CUDA_SUPPORTED_ARCHS\s+"([\d.;]+)"'
+    )
+    for least, archs in block.findall(cmake):
+        if not least or Version(cuda) >= Version(least):
+            return tuple(archs.split(";"))
+    raise ConfigError(
+        "CMakeLists.txt sets CUDA_SUPPORTED_ARCHS in a way this recipe doesn't know",
+        next="update recipe/arch.py for this base",
+    )
+
+
+def plan(asked: tuple[str, ...], cmake: str, cuda: str) -> ArchPlan:
+    """Resolve `asked` as upstream's CMake does and give each SM12x device its verdict."""
+    # Upstream reads the list back from torch's flags: 12.1+PTX arrives there as 12.1.
+    plain = tuple(dict.fromkeys(part.removesuffix("+PTX") for part in asked))
+    compiled = loose_intersection(supported(cmake, cuda), plain)
+    devices = []
+    for capability in DEVICES:
+        if not any(meant(part, capability) for part in plain):
+            continue
+        best = min((serves(part, capability) for part in compiled), key=rank, default=Verdict.NONE)
+        kept = ";".join(compiled) or "nothing"
+        why = f"CUDA {cuda} keeps {kept} of {';'.join(asked)}: {RULES[best]}"
+        devices.append(Device(capability=capability, verdict=best, why=why))
+    return ArchPlan(asked=asked, compiled=compiled, devices=tuple(devices))
+
+
+RULES = {
+    Verdict.NATIVE: "code for this very device",
+    Verdict.FAMILY: "family code, which both SM12x chips run",
+    Verdict.SAME_MAJOR: "code for a lower minor of the same major, which runs here; "
+    "lists that name 12.0f give family code",
+    Verdict.PTX: "PTX, which the driver compiles at load",
+    Verdict.NONE: "no code this device can run",
+}
+
+
+def meant(asked: str, capability: str) -> bool:
+    """Whether somebody who asks for this architecture has this device in mind."""
+    return asked.rstrip("af") == capability or (asked.endswith("f") and major(asked) == "12")
+
+
+def rank(verdict: Verdict) -> int:
+    return list(Verdict).index(verdict)
+
+
+def serves(compiled: str, capability: str) -> Verdict:
+    """What code compiled for one architecture is on one device."""
+    base = compiled.rstrip("af")
+    same_major = base.split(".")[0] == capability.split(".")[0]
+    if compiled.endswith("f"):
+        return Verdict.FAMILY if same_major else Verdict.NONE
+    if base == capability:
+        return Verdict.NATIVE
+    lower = same_major and Version(base) < Version(capability)
+    return Verdict.SAME_MAJOR if lower and compiled == base else Verdict.NONE
+
+
+def loose_intersection(source: tuple[str, ...], target: tuple[str, ...]) -> tuple[str, ...]:
+    """``cuda_archs_loose_intersection`` (cmake/utils.cmake), for lists with a, f and +PTX."""
+    ptx = {arch.removesuffix("+PTX") for arch in source if arch.endswith("+PTX")}
+    ordered = [a for a in source if not a.endswith("+PTX")]
+    ordered += [a.removesuffix("+PTX") for a in source if a.endswith("+PTX")]
+    left_source = list(dict.fromkeys(ordered))
+    left_target = list(target)
+    found: list[str] = []
+    match_suffixed_source(left_source, left_target, target, found)
+    for arch in list(left_target):
+        # A suffixed target matches the plain source of the same number and keeps its suffix.
+        if arch[-1] in "af" and arch[:-1] in left_source:
+            left_target.remove(arch)
+            left_source.remove(arch[:-1])
+            found.append(arch)
+    left_source.sort(key=Version)
+    for arch in left_target:
+        best = None
+        for candidate in left_source:
+            if Version(candidate) > Version(arch.rstrip("af")):
+                break
+            if candidate in ptx or major(candidate) == major(arch):
+                best = candidate
+        if best is not None:
+            found.append(best)
+    return tuple(a + "+PTX" if a in ptx else a for a in dict.fromkeys(found))
+
+
+def match_suffixed_source(
+    left_source: list[str], left_target: list[str], target: tuple[str, ...], found: list[str]
+) -> None:
+    """Sources that end in a or f: the same number first, then (f) any target of the family."""
+    for arch in [a for a in left_source if a[-1] in "af"]:
+        left_source.remove(arch)
+        base = arch[:-1]
+        if base in target:
+            # Upstream looks at the whole list here: a second match adds the source once more.
+            if base in left_target:
+                left_target.remove(base)
+            found.append(arch)
+            continue
+        same = next((base + s for s in "af" if base + s in left_target), None)
+        if same is None and arch.endswith("f"):
+            same = next((t for t in left_target if major(t) == major(arch)), None)
+        if same is not None:
+            left_target.remove(same)
+            found.append(same)
+
+
+def major(arch: str) -> str:
+    return arch.split(".")[0]

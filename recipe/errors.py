@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error class, with its exit code.
+
+A message says what happened, what it means and what to type next. An error nobody foresaw is a bug:
+it keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class RecipeError(Exception):
+    """An error with an answer.
+
+    what: the fact, on one line. means: what it means for the build. next: what to type.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, means: str = "", next: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.means = means
+        self.next = next
+
+    def __str__(self) -> str:
+        lines = [f"error: {self.what}"]
+        if self.means:
+            lines.append(f"  {self.means}")
+        if self.next:
+            lines.append(f"  next: {self.next}")
+        return "\n".join(lines)
+
+
+class UsageError(RecipeError):
+    """The command line asks for something that isn't there."""
+
+    exit_code = 2
+
+
+class ConfigError(RecipeError):
+    """bases.toml, series.txt, a patch header or the overlay is malformed."""
+
+    exit_code = 2
+
+
+class SourceError(RecipeError):
+    """A source is missing, can't be fetched or isn't what the pins say."""
+
+    exit_code = 3
+
+
+class ApplyError(RecipeError):
+    """A patch doesn't apply exactly, or an overlay file exists upstream."""
+
+    exit_code = 4
+
+
+class AuditError(RecipeError):
+    """A wheel isn't what it says it is."""
+
+    exit_code = 6
+
+
+class TestsFailed(RecipeError):
+    """The overlay's tests failed on the wheel."""
+
+    exit_code = 7
+    __test__ = False  # not a test class, whatever its name begins with
+
+
+class MachineError(RecipeError):
+    """This machine lacks a tool, disk, memory or a lock."""
+
+    exit_code = 8
+
+
+INTERRUPTED = 130

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only module that speaks git: its command line for plumbing, GitPython for repositories."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe import run
+from recipe.errors import MachineError, SourceError
+
+# The committer of every commit we make: fixed, so that the same input gives the same commit id.
+IDENTITY = ("vllm-sm12x", "recipe@vllm-sm12x.example")
+EPOCH = "1767225600 +0000"  # 2026-01-01, for commits that have no date of their own
+
+# The user's configuration must not change what is imported or applied.
+ISOLATED = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One path that differs between two trees; status is git's letter (A, M, D, T)."""
+
+    status: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A bare repository used as the object store of every upstream tree."""
+
+    path: Path
+
+    def git(self, *args: str, stdin: bytes | None = None, index: Path | None = None) -> bytes:
+        env = {**ISOLATED, "GIT_DIR": str(self.path)}
+        if index is not None:
+            env["GIT_INDEX_FILE"] = str(index)
+        try:
+            return run.output(["git", *args], env=env, stdin=stdin)
+        except run.CommandFailed:
+            if run.is_full(self.path):
+                raise run.disk_full(self.path, f"git {args[0]} could not write") from None
+            raise
+
+    def text(self, *args: str) -> str:
+        return self.git(*args).decode().strip()
+
+    def commit_of(self, ref: str) -> str | None:
+        """The commit a ref names; None where there is no such ref or its objects are damaged."""
+        try:
+            commit = self.text("rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+            self.git("cat-file", "-e", f"{commit}^{{tree}}")
+        except run.CommandFailed:
+            return None
+        return commit
+
+    def set_ref(self, ref: str, commit: str) -> None:
+        self.git("update-ref", ref, commit)
+
+    def tree_of(self, commit: str) -> str:
+        return self.text("rev-parse", f"{commit}^{{tree}}")
+
+    def has_path(self, commit: str, path: str) -> bool:
+        return bool(self.git("ls-tree", "--name-only", commit, "--", path))
+
+    def read(self, commit: str, path: str) -> bytes:
+        return self.git("cat-file", "blob", f"{commit}:{path}")
+
+    def changes(self, old: str, new: str) -> tuple[Change, ...]:
+        """Paths that differ, renames as a removal and an addition, sorted by path."""
+        raw = self.git("diff-tree", "-r", "-z", "--no-renames", "--name-status", old, new)
+        words = raw.decode().split("\0")[:-1]
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return tuple(Change(status=status, path=path) for status, path in pairs)
+
+    def commit(
+        self, tree: str, parent: str | None, *, message: str, author: str = "", date: str = EPOCH
+    ) -> str:
+        """Write a commit; author is ``Name <address>``, date anything git reads."""
+        name, address = split_author(author) if author else IDENTITY
+        env = {
+            **ISOLATED,
+            "GIT_DIR": str(self.path),
+            "GIT_AUTHOR_NAME": name,
+            "GIT_AUTHOR_EMAIL": address,
+            "GIT_AUTHOR_DATE": date,
+            "GIT_COMMITTER_NAME": IDENTITY[0],
+            "GIT_COMMITTER_EMAIL": IDENTITY[1],
+            "GIT_COMMITTER_DATE": date,
+        }
+        parents = ["-p", parent] if parent else []
+        made = run.output(["git", "commit-tree", tree, *parents], env=env, stdin=message.encode())
+        return made.decode().strip()
+
+    @contextmanager
+    def index(self, commit: str) -> Iterator[Path]:
+        """A temporary index that holds `commit`'s tree; there is never a work tree."""
+        with tempfile.TemporaryDirectory(prefix="sm12x-index-") as folder:
+            index = Path(folder) / "index"
+            self.git("read-tree", commit, index=index)
+            yield index
+
+    def export(self, commit: str, folder: Path) -> None:
+        """Write the commit's files into `folder`, which must exist."""
+        archive = ["git", "archive", "--format=tar", commit]
+        try:
+            run.pipe(
+                archive,
+                ["tar", "-x", "-C", str(folder)],
+                env={**ISOLATED, "GIT_DIR": str(self.path)},
+            )
+        except run.CommandFailed as error:
+            if run.is_full(folder):
+                raise run.disk_full(folder, "the tree could not be written") from None
+            raise MachineError(
+                f"a source tree could not be written: {error}",
+                next="python build.py doctor",
+            ) from None
+
+    def fetch_commit(self, url: str, tag: str) -> str:
+        """Fetch one tag of a remote and give its commit; SourceError if that doesn't work."""
+        import git as gitpython
+
+        repository = gitpython.Repo(self.path)
+        try:
+            with repository.git.custom_environment(**ISOLATED):
+                repository.git.fetch(url, f"+refs/tags/{tag}:refs/sm12x/tags/{tag}", depth=1)
+                commit = repository.commit(f"refs/sm12x/tags/{tag}").hexsha
+        except (gitpython.GitCommandError, gitpython.BadName, ValueError) as error:
+            raise SourceError(
+                f"tag {tag} could not be fetched from {url}: {str(error).strip()}",
+                means="No source was changed.",
+                next="check the address and the network, or build from the archive: --source sdist",
+            ) from None
+        finally:
+            repository.close()
+        return commit
+
+    def fetch_revision(self, url: str, commit: str) -> str:
+        """Fetch a commit of a remote by its full id."""
+        import git as gitpython
+
+        repository = gitpython.Repo(self.path)
+        try:
+            with repository.git.custom_environment(**ISOLATED):
+                repository.git.fetch(url, commit, depth=1)
+                found = repository.commit(commit).hexsha
+        except (gitpython.GitCommandError, gitpython.BadName, ValueError) as error:
+            raise SourceError(
+                f"commit {commit} could not be fetched from {url}: {str(error).strip()}",
+                means="No source was changed.",
+                next="check the address and the network; a server may refuse single commits",
+            ) from None
+        finally:
+            repository.close()
+        return found
+
+
+def open_store(path: Path) -> Store:
+    """The object store, made if it isn't there, freed of what a killed run left behind.
+
+    Call it with the store's lock held: it removes lock files and half-written packs.
+    """
+    if shutil.which("git") is None:
+        raise MachineError("git is not installed", next="apt-get install git")
+    if not (path / "HEAD").exists():
+        temporary = path.with_name(path.name + ".new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        env = {**ISOLATED, "GIT_TEMPLATE_DIR": ""}
+        run.output(["git", "init", "--quiet", "--bare", str(temporary)], env=env)
+        temporary.rename(path)
+    for pattern in ("objects/pack/tmp_*", "objects/pack/.tmp-*", "refs/**/*.lock", "*.lock"):
+        for stale in path.glob(pattern):
+            stale.unlink(missing_ok=True)
+    return Store(path=path)
+
+
+def split_author(author: str) -> tuple[str, str]:
+    match = re.fullmatch(r"\s*(.*?)\s*<([^<>]*)>\s*", author)
+    return (match[1], match[2]) if match else (author, "")
+
+
+def make_work_repository(store: Store, folder: Path, *, base: str, head: str, tag: str) -> None:
+    """A repository in `folder` with `head` checked out on branch sm12x and `tag` at the base."""
+    import git as gitpython
+
+    repository = gitpython.Repo.init(folder, initial_branch="sm12x")
+    try:
+        with repository.git.custom_environment(**ISOLATED):
+            repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", update_head_ok=True)
+            repository.git.reset("--hard", "--quiet", "sm12x")
+            repository.create_tag(tag, ref=base)
+    finally:
+        repository.close()

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One patch file: its mail header, its trailers and the upstream paths it touches."""
+
+from __future__ import annotations
+
+import email.header
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from recipe.errors import ConfigError
+
+TRAILER = re.compile(r"([A-Z][A-Za-z]*(?:-[A-Z][A-Za-z]*)*): (.+)")
+KNOWN = {
+    "Topic",
+    "Bases",
+    "Origin",
+    "Forwarded",
+    "Applied-Upstream",
+    "Not-Needed",
+    "Drop-When",
+    "Components",
+    "Tests",
+}
+REQUIRED = ("Topic", "Bases", "Origin", "Forwarded", "Tests")
+# A change to these reaches a wheel only through a compiler.
+NATIVE = re.compile(r"(^|/)CMakeLists\.txt$|\.cmake$|^csrc/|^rust/|\.(cu|cuh|cpp|cc|c|h|hpp|inl)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """A patch file and what its header says.
+
+    path: under patches/, as series.txt writes it. upstream: the tree it is for (vllm, deepgemm).
+    bases: releases this file applies on. applied_upstream: first release that has the topic.
+    not_needed: releases without the thing that the topic mends. components: compiled extensions
+    whose compile the patch changes. touched: upstream paths.
+    """
+
+    path: str
+    subject: str
+    author: str
+    date: str
+    message: str
+    topic: str
+    bases: SpecifierSet
+    applied_upstream: Version | None
+    not_needed: SpecifierSet | None
+    components: tuple[str, ...]
+    tests: tuple[str, ...]
+    touched: tuple[str, ...]
+    content: bytes
+
+    @property
+    def upstream(self) -> str:
+        return self.path.split("/", 1)[0]
+
+    def native_paths(self) -> tuple[str, ...]:
+        return tuple(path for path in self.touched if NATIVE.search(path))
+
+
+def read_patch(root: Path, path: str) -> Patch:
+    """Parse patches/`path`; ConfigError with file and line for whatever is wrong with it."""
+    content = (root / path).read_bytes()
+    try:
+        # The diff may hold any bytes; only the header must be text.
+        head, diff_line = split_diff(content)
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise malformed(path, 1, f"the header is not UTF-8: {error.reason}") from None
+    if diff_line == 0:
+        raise malformed(path, 1, "there is no 'diff --git' line, so it changes nothing")
+    mail, _, message = text.partition("\n\n")
+    fields = mail_fields(mail)
+    for name in ("From", "Date", "Subject"):
+        if name not in fields:
+            raise malformed(path, 1, f"the mail header has no {name}: line")
+    body = message.rstrip("\n").removesuffix("\n---").rstrip("\n")
+    trailers = read_trailers(path, text, body)
+    touched = touched_paths(path, content, diff_line)
+    read = Trailers(path=path, text=text, values=trailers)
+    patch = Patch(
+        path=path,
+        subject=fields["Subject"],
+        author=fields["From"],
+        date=fields["Date"],
+        message=f"{fields['Subject']}\n\n{body}\n",
+        topic=read.topic(),
+        bases=read.specifier("Bases") or SpecifierSet(),
+        applied_upstream=read.version("Applied-Upstream"),
+        not_needed=read.specifier("Not-Needed"),
+        components=names(trailers.get("Components", "none").removeprefix("none")),
+        tests=names(trailers["Tests"]),
+        touched=touched,
+        content=content,
+    )
+    if patch.native_paths() and "Components" not in trailers:
+        raise malformed(
+            path,
+            1,
+            f"it touches {patch.native_paths()[0]}, which only a compile carries, "
+            "and has no Components: trailer (none, if no component's compile changes)",
+        )
+    return patch
+
+
+def split_diff(content: bytes) -> tuple[bytes, int]:
+    """What is before the first ``diff --git`` line, and that line's number (0: there is none)."""
+    found = re.search(rb"^diff --git ", content, re.MULTILINE)
+    if found is None:
+        return content, 0
+    return content[: found.start()], content.count(b"\n", 0, found.start()) + 1
+
+
+def mail_fields(mail: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    unfolded = re.sub(r"\n[ \t]+", " ", mail)
+    for line in unfolded.splitlines():
+        name, colon, value = line.partition(": ")
+        if colon:
+            decoded = email.header.make_header(email.header.decode_header(value))
+            fields[name] = str(decoded)
+    return fields
+
+
+def read_trailers(path: str, text: str, body: str) -> dict[str, str]:
+    """The last paragraph of the message, every line of which must be ``Name: value``."""
+    trailers: dict[str, str] = {}
+    for line in body.rsplit("\n\n", 1)[-1].splitlines():
+        match = TRAILER.fullmatch(line)
+        number = line_of(text, line)
+        if match is None:
+            raise malformed(path, number, f"not a trailer (Name: value): {line!r}")
+        name, value = match.groups()
+        if name not in KNOWN:
+            raise malformed(path, number, f"unknown trailer {name}; known: {sorted(KNOWN)}")
+        if name in trailers:
+            raise malformed(path, number, f"{name} stands twice")
+        trailers[name] = value.strip()
+    for name in REQUIRED:
+        if name not in trailers:
+            raise malformed(path, text.count("\n"), f"the trailer {name}: is missing")
+    return trailers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trailers:
+    """The trailers of one patch, read as what they stand for; errors name the line."""
+
+    path: str
+    text: str
+    values: dict[str, str]
+
+    def specifier(self, name: str) -> SpecifierSet | None:
+        try:
+            return SpecifierSet(self.values[name]) if name in self.values else None
+        except InvalidSpecifier as error:
+            raise self.bad(name, error) from None
+
+    def version(self, name: str) -> Version | None:
+        try:
+            return Version(self.values[name]) if name in self.values else None
+        except InvalidVersion as error:
+            raise self.bad(name, error) from None
+
+    def topic(self) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.values["Topic"]):
+            raise self.bad("Topic", "use lower-case letters, digits and hyphens")
+        return self.values["Topic"]
+
+    def bad(self, name: str, why: object) -> ConfigError:
+        return malformed(self.path, line_of(self.text, f"{name}: "), f"{name}: {why}")
+
+
+def names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def touched_paths(path: str, content: bytes, first_line: int) -> tuple[str, ...]:
+    """Upstream paths named by the diff; a path that leaves the tree is an error."""
+    found: list[str] = []
+    in_hunk = 0
+    for number, raw in enumerate(content.splitlines()[first_line - 1 :], first_line):
+        if in_hunk > 0 and raw[:1] in (b" ", b"-", b"+", b""):
+            # A removed line may look like a file header ("--- a/x"): count hunk lines instead.
+            in_hunk -= 2 if raw[:1] in (b" ", b"") else 1
+            continue
+        hunk = re.match(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", raw)
+        if hunk:
+            in_hunk = sum(1 if count is None else int(count) for count in hunk.groups())
+            continue
+        name = re.match(rb'(?:---|\+\+\+|rename (?:from|to)|copy (?:from|to)) ("?)([^\t]+)', raw)
+        if name is None or name[2] == b"/dev/null":
+            continue
+        text = unquote(name[2].rstrip(b'"')) if name[1] else name[2].decode("utf-8", "replace")
+        if raw[:3] in (b"---", b"+++"):
+            text = text.partition("/")[2]
+        if not stays_inside(text):
+            raise malformed(path, number, f"the path {text!r} leaves the tree")
+        found.append(text)
+    # Mode changes, empty and binary files have only the "diff --git" line.
+    for raw in re.findall(rb"^diff --git a/(\S+) b/\1$", content, re.MULTILINE):
+        found.append(raw.decode("utf-8", "replace"))
+    for text in found:
+        if not stays_inside(text):
+            raise malformed(path, first_line, f"the path {text!r} leaves the tree")
+    return tuple(dict.fromkeys(found))
+
+
+def unquote(raw: bytes) -> str:
+    """Undo git's C-style quoting of a path."""
+    plain = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b'"': b'"', b"\\": b"\\"}
+
+    def one(match: re.Match[bytes]) -> bytes:
+        escape = match[1]
+        return plain[escape] if escape in plain else bytes([int(escape, 8)])
+
+    return re.sub(rb'\\([ntr"\\]|[0-7]{3})', one, raw).decode("utf-8", "replace")
+
+
+def stays_inside(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and not {"..", ".git"} & set(parts)
+
+
+def line_of(text: str, needle: str) -> int:
+    return text.count("\n", 0, max(text.find("\n" + needle), 0)) + 2
+
+
+def malformed(path: str, line: int, why: str) -> ConfigError:
+    return ConfigError(
+        f"patches/{path}:{line}: {why}",
+        means="Nothing was applied.",
+        next=f"mend the header of patches/{path} (the trailers are described in README.md)",
+    )

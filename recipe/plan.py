@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a build will do and why, before it does anything: the one model behind plan and build."""
+
+from __future__ import annotations
+
+import platform as machine_info
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from recipe import arch
+from recipe.config import Archive, Base, Bases, Project
+from recipe.errors import UsageError
+from recipe.git import Store
+from recipe.native import Component, components, in_wheel
+from recipe.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
+from recipe.patch import NATIVE, Patch
+from recipe.series import UPSTREAMS, State, Topic, check, resolve
+from recipe.sources import Source, store_of, vllm_source
+from recipe.tree import Applied, apply_all
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The series resolved on a base. files are the overlay's, the generated ones included."""
+
+    topics: tuple[Topic, ...]
+    patches: tuple[Patch, ...]
+    files: tuple[OverlayFile, ...]
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides the wheel's bytes, and what a person wants to know beforehand.
+
+    published: upstream's wheel for the machine. not_carried: changed upstream paths that no wheel
+    holds (build scripts), by path.
+    """
+
+    base: Base
+    source: Source
+    series: Series
+    applied: Applied
+    arch: arch.ArchPlan
+    components: tuple[Component, ...]
+    published: Archive
+    machine: str
+    platform: str | None
+    version: str
+    not_carried: tuple[str, ...]
+
+
+def resolve_series(project: Project, bases: Bases, base: Base, upstream: str = "vllm") -> Series:
+    patches = check(project, bases)
+    topics = resolve(patches, base)
+    chosen = [topic.patch for topic in topics if topic.state == State.APPLIES]
+    return Series(
+        topics=topics,
+        patches=tuple(p for p in chosen if p is not None and p.upstream == upstream),
+        files=read_overlay(project, upstream) + generated_files(base, upstream),
+        digest=patchset_digest(project, patches, UPSTREAMS),
+    )
+
+
+def make_plan(
+    project: Project,
+    bases: Bases,
+    base: Base,
+    *,
+    arch_list: str,
+    platform: str,
+    source: str,
+    offline: bool,
+) -> Plan:
+    """Read sources, apply the series in the store and decide what becomes of every part."""
+    asked = arch.parse(arch_list)
+    machine, tag = parse_platform(platform, base)
+    series = resolve_series(project, bases, base)
+    upstream = vllm_source(project, base, source=source, offline=offline)
+    store = store_of(project)
+    applied = apply_all(store, upstream.commit, series.patches, series.files)
+    cmake = store.read(applied.head, "CMakeLists.txt").decode()
+    return Plan(
+        base=base,
+        source=upstream,
+        series=series,
+        applied=applied,
+        arch=served(arch.plan(asked, cmake, base.cuda), arch_list),
+        components=components((f"{name}.so" for name in base.components), series.patches),
+        published=base.wheels[machine],
+        machine=machine,
+        platform=tag,
+        version=f"{base.version}+sm12x.{bases.revision}",
+        not_carried=not_carried(applied),
+    )
+
+
+def parse_platform(text: str, base: Base) -> tuple[str, str | None]:
+    """The machine of ``auto``, ``x86_64`` or ``manylinux_2_28_aarch64``, and the tag if given."""
+    asked = machine_info.machine() if text == "auto" else text
+    match = re.fullmatch(r"(?:(manylinux_\d+_\d+|linux)_)?(x86_64|aarch64)", asked)
+    if match is None or match[2] not in base.wheels:
+        raise UsageError(
+            f"--platform {asked!r}: {base.tag} is published for {', '.join(sorted(base.wheels))}",
+            next="python build.py --platform manylinux_2_28_aarch64 ...",
+        )
+    given = match[1] is not None and match[1] != "linux"
+    return match[2], asked if given else None
+
+
+def served(plan: arch.ArchPlan, asked: str) -> arch.ArchPlan:
+    for device in plan.devices:
+        if device.verdict == arch.Verdict.NONE:
+            raise UsageError(
+                f"--arch {asked!r} gives {device.capability} ({arch.DEVICES[device.capability]}) "
+                "no code it can run",
+                means=device.why + ".",
+                next=f"python build.py --arch '{arch.DEFAULT}' ...",
+            )
+    return plan
+
+
+def not_carried(applied: Applied) -> tuple[str, ...]:
+    """Changed paths that are in no wheel and that no component stands for."""
+    return tuple(
+        change.path
+        for change in applied.changes
+        if not in_wheel(change.path) and not NATIVE.search(change.path)
+    )
+
+
+def wheel_changes(store: Store, plan: Plan) -> tuple[dict[str, bytes], dict[str, str], set[str]]:
+    """Of the patched tree: content of new and changed members, sha256 of the old, removed ones."""
+    from recipe.overlay import sha256
+
+    files: dict[str, bytes] = {}
+    before: dict[str, str] = {}
+    removed: set[str] = set()
+    for change in plan.applied.changes:
+        if not in_wheel(change.path):
+            continue
+        if change.status != "A":
+            before[change.path] = sha256(store.read(plan.applied.base, change.path))
+        if change.status == "D":
+            removed.add(change.path)
+        else:
+            files[change.path] = store.read(plan.applied.head, change.path)
+    return files, before, removed
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The document of ``plan --json``."""
+    return {
+        "schema": SCHEMA,
+        "base": plan.base.tag,
+        "arch": list(plan.arch.asked),
+        "torch_cuda_arch_list": ";".join(plan.arch.asked),
+        "compiled_archs": list(plan.arch.compiled),
+        "devices": {d.capability: {"verdict": d.verdict, "why": d.why} for d in plan.arch.devices},
+        "source": {"kind": plan.source.kind, "origin": plan.source.origin},
+        "version": plan.version,
+        "platform": plan.machine,
+        "published_wheel": {"name": plan.published.name, "sha256": plan.published.sha256},
+        "patchset_digest": plan.series.digest,
+        "commit": plan.applied.head,
+        "topics": [
+            {
+                "topic": t.name,
+                "state": t.state,
+                "patch": t.patch.path if t.patch else None,
+                "why": t.why,
+            }
+            for t in plan.series.topics
+        ],
+        "patches": [
+            {"path": p.path, "topic": p.topic, "subject": p.subject, "commit": commit}
+            for p, (_, commit) in zip(plan.series.patches, plan.applied.commits, strict=False)
+        ],
+        "overlay": [file.path for file in plan.series.files],
+        "components": [{"name": c.name, "action": c.action, "why": c.why} for c in plan.components],
+        "not_carried": list(plan.not_carried),
+    }
+
+
+def as_text(plan: Plan) -> str:
+    """The same for a person."""
+    lines = [
+        f"base       {plan.base.tag} (torch {plan.base.torch}, CUDA {plan.base.cuda}), "
+        f"{plan.source.origin}",
+        f"wheel      {plan.version} for {plan.machine}, from {plan.published.name}",
+        f"patchset   {plan.series.digest}",
+        f"arch       TORCH_CUDA_ARCH_LIST={';'.join(plan.arch.asked)} "
+        f"-> {';'.join(plan.arch.compiled)}",
+    ]
+    for device in plan.arch.devices:
+        lines.append(f"  {device.capability}  {device.verdict}: {device.why}")
+    lines.append("topics")
+    width = max(len(topic.name) for topic in plan.series.topics)
+    for topic in plan.series.topics:
+        lines.append(f"  {topic.name:{width}}  {topic.state:10}  {topic.why}")
+    lines.append(f"overlay    {len(plan.series.files)} files")
+    lines.append("components")
+    width = max(len(component.name) for component in plan.components)
+    for component in plan.components:
+        lines.append(f"  {component.name:{width}}  {component.action:6}  {component.why}")
+    if plan.not_carried:
+        lines.append(f"in the source tree only, not in a wheel: {', '.join(plan.not_carried)}")
+    return "\n".join(lines)

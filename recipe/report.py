@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a build for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def summary(report: dict[str, Any], wheel: Path) -> str:
+    """Stages with their seconds, tests, what the wheel lacks, and where it is."""
+    rows = [(stage["name"], f"{stage['seconds']:.1f} s") for stage in report["stages"]]
+    rows.append(("all", f"{sum(stage['seconds'] for stage in report['stages']):.1f} s"))
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:{width}}  {seconds:>8}" for name, seconds in rows]
+    lines += ["", f"patches    {len(report['patches'])}: {', '.join(report['patches'])}"]
+    lines.append(f"patchset   {report['patchset_digest']}")
+    lines.append(f"tests      {test_line(report['tests'])}")
+    if report["not_in_this_wheel"]:
+        lines.append("NOT in this wheel, because only a compile carries it:")
+        lines += [f"  {sentence}" for sentence in report["not_in_this_wheel"]]
+    lines.append(f"sha256     {report['sha256']}")
+    lines.append(f"wheel      {wheel}")
+    lines.append(f"  pip install --no-deps {wheel}")
+    return "\n".join(lines)
+
+
+def test_line(tests: dict[str, Any]) -> str:
+    if tests["skipped_why"]:
+        return f"NOT TESTED: {tests['skipped_why']}"
+    return (
+        f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped "
+        f"(torch {tests['torch']}, Python {tests['python']})"
+    )

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only place that starts a process."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from recipe.errors import MachineError
+from recipe.log import say
+
+# Less than this free and a failed command is blamed on the disk before anything else.
+FULL_DISK_BYTES = 16 * 2**20
+
+
+class CommandFailed(Exception):
+    """A command ended with a non-zero status; the caller says what that means."""
+
+    def __init__(self, args: Sequence[str], returncode: int, stderr: str) -> None:
+        super().__init__(f"{shlex.join(args)} ended with {returncode}\n{stderr}")
+        self.command = shlex.join(args)
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+def output(
+    args: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+) -> bytes:
+    """The command's standard output; CommandFailed with its standard error otherwise."""
+    finished = subprocess.run(
+        args,
+        cwd=cwd,
+        env=None if env is None else {**os.environ, **env},
+        input=stdin,
+        stdin=None if stdin is not None else subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise CommandFailed(args, finished.returncode, finished.stderr.decode(errors="replace"))
+    return finished.stdout
+
+
+def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str]) -> int:
+    """Run a command whose output is for the reader (on stderr), echoed first; its status."""
+    say("+ " + shlex.join(args))
+    sys.stderr.flush()
+    return subprocess.run(
+        args,
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        check=False,
+    ).returncode
+
+
+def feed(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a command that reads a stream from its standard input."""
+    return subprocess.Popen(
+        args,
+        env=None if env is None else {**os.environ, **env},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def pipe(source: Sequence[str], sink: Sequence[str], *, env: Mapping[str, str]) -> None:
+    """``source | sink``; CommandFailed for the first of the two that fails."""
+    full = {**os.environ, **env}
+    first = subprocess.Popen(source, env=full, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    assert first.stdout is not None
+    second = subprocess.run(sink, env=full, stdin=first.stdout, capture_output=True, check=False)
+    first.stdout.close()
+    if first.wait() != 0:
+        raise CommandFailed(source, first.returncode, "")
+    if second.returncode != 0:
+        raise CommandFailed(sink, second.returncode, second.stderr.decode(errors="replace"))
+
+
+def stdin_of(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None
+    return process.stdin
+
+
+def check_disk(where: Path, need: int, purpose: str) -> None:
+    """Stop before work that `where` has no room for (`need` bytes)."""
+    free = shutil.disk_usage(where).free
+    if free < need:
+        raise disk_full(where, f"{purpose} needs about {need / 2**20:.0f} MiB")
+
+
+def disk_full(where: Path, why: str) -> MachineError:
+    free = shutil.disk_usage(where).free
+    return MachineError(
+        f"no room on the disk of {where}: {free / 2**20:.0f} MiB free; {why}",
+        means="What was finished is kept; the half-written file is not used.",
+        next="free some space, or or use a larger disk: SM12X_CACHE=DIR python build.py ...",
+    )
+
+
+def is_full(where: Path) -> bool:
+    return shutil.disk_usage(where).free < FULL_DISK_BYTES

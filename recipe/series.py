@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ordered series: which patches there are, and what each topic is on one base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import combinations
+from pathlib import Path
+
+from packaging.version import Version
+
+from recipe.config import Base, Bases, Project
+from recipe.errors import ConfigError
+from recipe.patch import Patch, read_patch
+
+UPSTREAMS = ("vllm", "deepgemm")
+
+
+class State(StrEnum):
+    """What a topic is on a base, as the headers say."""
+
+    APPLIES = "applies"
+    UPSTREAMED = "upstreamed"
+    NOT_NEEDED = "not-needed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """One topic resolved on one base; `patch` is the file that applies, if one does."""
+
+    name: str
+    state: State
+    why: str
+    patch: Patch | None
+
+
+def read_series(project: Project) -> tuple[Patch, ...]:
+    """Every patch of series.txt, in its order; an error with file and line if something is off."""
+    entries = series_entries(project.series_file)
+    present = {
+        path.relative_to(project.patches).as_posix() for path in project.patches.rglob("*.patch")
+    }
+    seen: dict[str, int] = {}
+    patches = []
+    for line, entry in entries:
+        if entry in seen:
+            raise wrong(line, f"{entry} stands twice (first on line {seen[entry]})")
+        seen[entry] = line
+        if entry.split("/", 1)[0] not in UPSTREAMS or ".." in entry.split("/"):
+            raise wrong(line, f"{entry} is not under {' or '.join(UPSTREAMS)}")
+        if entry not in present:
+            raise wrong(line, f"patches/{entry} doesn't exist")
+        patches.append(read_patch(project.patches, entry))
+    for unused in sorted(present - set(seen)):
+        raise ConfigError(
+            f"patches/{unused} is in no line of series.txt",
+            means="A patch outside the series is applied on no base.",
+            next=f"add the line '{unused}' to series.txt, or: git rm patches/{unused}",
+        )
+    return tuple(patches)
+
+
+def series_entries(path: Path) -> list[tuple[int, str]]:
+    """Line number and entry of a quilt series file; comments and blank groups are skipped."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    stripped = ((number, line.split(" #", 1)[0].strip()) for number, line in enumerate(lines, 1))
+    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+
+
+def resolve(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
+    """Each topic on `base`, in series order: exactly one of applies, upstreamed, not needed."""
+    topics: dict[str, list[Patch]] = {}
+    for patch in patches:
+        topics.setdefault(patch.topic, []).append(patch)
+    return tuple(resolve_topic(name, files, base) for name, files in topics.items())
+
+
+def resolve_topic(name: str, files: list[Patch], base: Base) -> Topic:
+    version = base.version
+    here = [patch for patch in files if patch.bases.contains(version)]
+    upstreamed = [p.applied_upstream for p in files if has_it(p, version)]
+    spared = [p for p in files if p.not_needed is not None and p.not_needed.contains(version)]
+    claims = len(here) + bool(upstreamed) + bool(spared)
+    if claims == 1 and here:
+        why = f"{here[0].path} is for {here[0].bases}"
+        return Topic(name=name, state=State.APPLIES, why=why, patch=here[0])
+    if claims == 1 and upstreamed:
+        why = f"upstream has it since v{upstreamed[0]}"
+        return Topic(name=name, state=State.UPSTREAMED, why=why, patch=None)
+    if claims == 1:
+        why = f"not needed on {spared[0].not_needed}: see patches/{spared[0].path}"
+        return Topic(name=name, state=State.NOT_NEEDED, why=why, patch=None)
+    raise unresolved(name, files, base, claims)
+
+
+def has_it(patch: Patch, version: Version) -> bool:
+    return patch.applied_upstream is not None and version >= patch.applied_upstream
+
+
+def unresolved(name: str, files: list[Patch], base: Base, claims: int) -> ConfigError:
+    paths = ", ".join(f"patches/{patch.path} (Bases: {patch.bases})" for patch in files)
+    if claims == 0:
+        what = f"topic {name} is unresolved on {base.tag}: {paths}"
+        means = "No file of it applies there, and no header says that upstream has it."
+    else:
+        what = f"topic {name} is resolved {claims} times on {base.tag}: {paths}"
+        means = "Of applies, upstreamed and not needed exactly one must hold for a base."
+    return ConfigError(what, means=means, next="mend Bases, Applied-Upstream or Not-Needed there")
+
+
+def check(project: Project, bases: Bases) -> tuple[Patch, ...]:
+    """The series, checked against every pinned base and the files its headers name."""
+    patches = read_series(project)
+    for first, second in combinations(patches, 2):
+        if first.topic == second.topic and first.upstream != second.upstream:
+            raise ConfigError(
+                f"topic {first.topic} is in two upstreams: {first.path}, {second.path}",
+                next="give one of them its own Topic",
+            )
+    for base in bases.releases:
+        resolve(patches, base)
+    for patch in patches:
+        for test in patch.tests:
+            if not (project.root / test).is_file():
+                raise ConfigError(
+                    f"patches/{patch.path}: Tests: {test} doesn't exist",
+                    next="name a test file of this repository",
+                )
+    return patches
+
+
+def wrong(line: int, why: str) -> ConfigError:
+    return ConfigError(
+        f"series.txt:{line}: {why}",
+        means="Nothing was applied.",
+        next=f"mend line {line} of series.txt",
+    )

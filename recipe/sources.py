@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upstream sources as commits in the object store: from an archive, a git tag or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from recipe.archive import Entry, folder_entries, import_entries, tar_entries
+from recipe.config import Base, Project
+from recipe.download import fetch
+from recipe.errors import SourceError, UsageError
+from recipe.git import Store, open_store
+from recipe.lock import hold
+from recipe.log import say
+from recipe.run import check_disk
+
+# Bump when the way an archive becomes a tree changes.
+IMPORTER = 1
+VLLM_REPOSITORY = "https://github.com/vllm-project/vllm.git"
+# An sdist, its tree in the store, and room for the pack while it is written.
+ROOM_BYTES = 400 * 2**20
+
+
+class Kind(StrEnum):
+    SDIST = "sdist"
+    GIT = "git"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One upstream tree in the store. origin says where it came from, for the record."""
+
+    kind: Kind
+    commit: str
+    origin: str
+
+
+def store_of(project: Project) -> Store:
+    """Open the store; the lock keeps its cleaning away from a run that is writing."""
+    project.cache.mkdir(parents=True, exist_ok=True)
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        return open_store(project.store)
+
+
+def vllm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
+    """The base's tree. source: auto or sdist (the pinned archive), git, a git URL or a folder."""
+    if source in ("auto", Kind.SDIST):
+        return from_sdist(project, base, offline=offline)
+    if source == Kind.GIT or is_url(source):
+        url = VLLM_REPOSITORY if source == Kind.GIT else source
+        return from_tag(project, base, url=url, offline=offline)
+    return from_folder(project, Path(source), upstream="vllm")
+
+
+def deepgemm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
+    """DeepGEMM's tree. source: git for the pinned repository, a git URL or a folder."""
+    if source in ("auto", Kind.GIT) or is_url(source):
+        url = source if is_url(source) else base.deepgemm.repository
+        return from_revision(project, url=url, commit=base.deepgemm.pin, offline=offline)
+    return from_folder(project, Path(source), upstream="deepgemm")
+
+
+def is_url(text: str) -> bool:
+    return bool(re.match(r"[a-z+]+://|[\w.-]+@[\w.-]+:", text))
+
+
+def from_sdist(project: Project, base: Base, *, offline: bool) -> Source:
+    store = store_of(project)
+    archive = base.sdist
+    ref = f"refs/sm12x/sdist/{archive.sha256}-{IMPORTER}"
+    origin = f"{archive.name} sha256:{archive.sha256}"
+    check_disk(project.cache, ROOM_BYTES, f"the source of {base.tag}")
+    path = fetch(
+        archive, project="vllm", version=str(base.version), cache=project.cache, offline=offline
+    )
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        commit = store.commit_of(ref)
+        if commit is None:
+            say(f"  importing {archive.name} into the object store")
+            message = f"vllm {base.version}\n\n{origin}\n"
+            commit = import_entries(store, tar_entries(path), ref, message)
+    check_release(store, base, commit)
+    return Source(kind=Kind.SDIST, commit=commit, origin=origin)
+
+
+def check_release(store: Store, base: Base, commit: str) -> None:
+    """The archive's own version file must name the pinned commit."""
+    text = store.read(commit, "vllm/_version.py").decode()
+    named = re.search(r"commit_id = 'g([0-9a-f]+)'", text)
+    if named is None or (
+        not base.commit.startswith(named[1]) and not named[1].startswith(base.commit)
+    ):
+        raise SourceError(
+            f"{base.sdist.name} says it was made from commit {named[1] if named else 'unknown'}; "
+            f"bases.toml pins {base.commit}",
+            means="The pins of this base contradict each other.",
+            next=f"python build.py bases add {base.tag}",
+        )
+
+
+def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
+    store = store_of(project)
+    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        commit = store.commit_of(ref)
+        if commit is None:
+            if offline:
+                raise not_cached(f"{base.tag} from {url}")
+            say(f"  fetching {base.tag} from {url}")
+            commit = store.fetch_commit(url, base.tag)
+            if not commit.startswith(base.commit):
+                raise SourceError(
+                    f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
+                    means="The tag was moved, or this is another repository.",
+                    next="look at what changed there, or build from the archive: --source sdist",
+                )
+            store.set_ref(ref, commit)
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {base.tag} {commit}")
+
+
+def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
+    store = store_of(project)
+    ref = f"refs/sm12x/revision/{commit}"
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        found = store.commit_of(ref)
+        if found is None:
+            if offline:
+                raise not_cached(f"{commit} of {url}")
+            say(f"  fetching {commit} from {url}")
+            found = store.fetch_revision(url, commit)
+            store.set_ref(ref, found)
+    return Source(kind=Kind.GIT, commit=found, origin=f"{url} {found}")
+
+
+def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:
+    if not folder.is_dir():
+        raise UsageError(
+            f"--source {folder} is neither auto, sdist, git, a git address nor a folder",
+            next="python build.py build --help",
+        )
+    store = store_of(project)
+    entries: list[Entry] = list(folder_entries(folder.resolve()))
+    if not entries:
+        raise SourceError(f"the folder {folder} is empty", next="name the root of a source tree")
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        ref = f"refs/sm12x/folder/{upstream}"
+        commit = import_entries(store, iter(entries), ref, f"{upstream} from a folder\n")
+    tree = store.tree_of(commit)
+    return Source(kind=Kind.FOLDER, commit=commit, origin=f"a folder, tree {tree}, not verified")
+
+
+def not_cached(what: str) -> SourceError:
+    return SourceError(
+        f"{what} is not in the object store and --offline was given",
+        means="Nothing was changed.",
+        next="run once without --offline",
+    )

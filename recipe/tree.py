@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the series and the overlay on a base: exactly, all or nothing, one commit a patch.
+
+It happens on a temporary index of the object store, so a failure leaves nothing behind. Author and
+date are the patch's and the committer is fixed: the same inputs give the same commit ids.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe import run
+from recipe.errors import ApplyError, UsageError
+from recipe.git import Change, Store, make_work_repository
+from recipe.overlay import OverlayFile
+from recipe.patch import Patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """The patched tree. commits: (patch path, commit id) in order; changes: base to head."""
+
+    base: str
+    head: str
+    commits: tuple[tuple[str, str], ...]
+    changes: tuple[Change, ...]
+
+
+def apply_all(
+    store: Store, base: str, patches: tuple[Patch, ...], files: tuple[OverlayFile, ...]
+) -> Applied:
+    """Apply every patch, then lay the overlay; ApplyError names the file and line that failed."""
+    head = base
+    commits: list[tuple[str, str]] = []
+    with store.index(base) as index:
+        for patch in patches:
+            apply_one(store, index, patch)
+            tree = store.git("write-tree", index=index).decode().strip()
+            head = store.commit(
+                tree, head, message=patch.message, author=patch.author, date=patch.date
+            )
+            commits.append((patch.path, head))
+        if files:
+            lay(store, index, head, files)
+            tree = store.git("write-tree", index=index).decode().strip()
+            head = store.commit(tree, head, message="Lay the overlay\n")
+            commits.append(("overlay", head))
+    return Applied(base=base, head=head, commits=tuple(commits), changes=store.changes(base, head))
+
+
+def apply_one(store: Store, index: Path, patch: Patch) -> None:
+    try:
+        # git apply moves a hunk to where its whole context matches and has no fuzz; --cached works
+        # on the index alone and changes nothing if any hunk fails.
+        store.git("apply", "--cached", "--whitespace=nowarn", "-", stdin=patch.content, index=index)
+    except run.CommandFailed as error:
+        evidence = [line.removeprefix("error: ") for line in error.stderr.splitlines() if line]
+        raise ApplyError(
+            f"patches/{patch.path} doesn't apply: {'; '.join(evidence)}",
+            means="Its context must match exactly. Nothing was applied or built.",
+            next=f"python build.py apply --until {patch.path} --tree DIR, "
+            "then mend the patch against that tree",
+        ) from None
+
+
+def lay(store: Store, index: Path, head: str, files: tuple[OverlayFile, ...]) -> None:
+    for file in files:
+        if store.has_path(head, file.path):
+            raise ApplyError(
+                f"the overlay file {file.path} exists upstream",
+                means="The overlay holds new files only; laying this one would hide upstream's.",
+                next=f"git mv the overlay file to another name, or patch upstream's {file.path}",
+            )
+        blob = store.git("hash-object", "-w", "--stdin", stdin=file.content).decode().strip()
+        entry = f"{file.mode},{blob},{file.path}"
+        try:
+            store.git("update-index", "--add", "--cacheinfo", entry, index=index)
+        except run.CommandFailed as error:
+            # A folder of the file's path is a file upstream, or the other way round.
+            raise ApplyError(
+                f"the overlay file {file.path} can't be laid: {error.stderr.strip()}",
+                means="Nothing was applied or built.",
+                next=f"git mv the overlay file {file.path} to another name",
+            ) from None
+
+
+def until(patches: tuple[Patch, ...], name: str | None) -> tuple[Patch, ...]:
+    """The patches before `name`, which is left out: the tree that it must apply to."""
+    if name is None:
+        return patches
+    wanted = name.removeprefix("patches/")
+    for position, patch in enumerate(patches):
+        if wanted in (patch.path, patch.topic):
+            return patches[:position]
+    raise UsageError(
+        f"--until {name}: no such patch applies on this base",
+        next="python build.py plan   # lists the patches that do",
+    )
+
+
+def write_repository(store: Store, applied: Applied, folder: Path, tag: str) -> None:
+    """The patched tree as a git repository in `folder`, which must not exist or be empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(
+            f"{folder} exists and is not empty",
+            means="A tree is only written to a new folder, so that no work is lost.",
+            next="name another folder with --tree",
+        )
+    temporary = folder.with_name(f".{folder.name}.half-written")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        make_work_repository(store, temporary, base=applied.base, head=applied.head, tag=tag)
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
