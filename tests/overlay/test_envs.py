@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.sm12x import envs
+
+SIZE = envs.EnvVar(
+    name="VLLM_SM12X_TEST_SIZE",
+    default=2.0,
+    parser=envs.gibibytes,
+    meaning="Some size.",
+    compile_factor=True,
+    aliases=("VLLM_OLD_SIZE", "VLLM_OLDER_SIZE"),
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (*envs.VARIABLES, SIZE):
+        for name in (variable.name, *variable.aliases):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(envs, "_warned", set())
+
+
+def test_unset_variables_have_their_documented_defaults() -> None:
+    assert envs.get("VLLM_SM12X_PREFETCH") == "auto"
+    assert envs.get("VLLM_SM12X_PREFETCH_MIN_GIB") == 50.0
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0.0), ("0.5", 0.5), (" 12 ", 12.0)])
+def test_a_size_is_read_from_the_environment_each_time(
+    monkeypatch: pytest.MonkeyPatch, text: str, value: float
+) -> None:
+    monkeypatch.setenv("VLLM_SM12X_PREFETCH_MIN_GIB", text)
+    assert envs.get("VLLM_SM12X_PREFETCH_MIN_GIB") == value
+    monkeypatch.setenv("VLLM_SM12X_PREFETCH_MIN_GIB", "7")
+    assert envs.get("VLLM_SM12X_PREFETCH_MIN_GIB") == 7.0
+
+
+@pytest.mark.parametrize("text", ["AUTO", "1", "0"])
+def test_a_choice_is_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("VLLM_SM12X_PREFETCH", text)
+    assert envs.get("VLLM_SM12X_PREFETCH") == text.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "default", "expected"),
+    [
+        ("VLLM_SM12X_PREFETCH", "yes", "auto", "auto, 1, 0"),
+        ("VLLM_SM12X_PREFETCH_MIN_GIB", "many", 50.0, "size in GiB"),
+        ("VLLM_SM12X_PREFETCH_MIN_GIB", "-1", 50.0, "size in GiB"),
+        ("VLLM_SM12X_PREFETCH_MIN_GIB", "nan", 50.0, "size in GiB"),
+        ("VLLM_SM12X_PREFETCH_MIN_GIB", "inf", 50.0, "size in GiB"),
+    ],
+)
+def test_an_invalid_value_gives_the_default_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch,
+    log_of: Callable[[str], list[logging.LogRecord]],
+    name: str,
+    text: str,
+    default: Any,
+    expected: str,
+) -> None:
+    records = log_of(envs.logger.name)
+    monkeypatch.setenv(name, text)
+    assert [envs.get(name) for _ in range(3)] == [default] * 3
+    (record,) = records
+    assert record.levelno == logging.WARNING
+    for part in (name, repr(text), expected, str(default)):
+        assert part in record.getMessage()
+
+
+def test_each_invalid_variable_gets_its_own_warning(
+    monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
+) -> None:
+    records = log_of(envs.logger.name)
+    for variable in envs.VARIABLES:
+        monkeypatch.setenv(variable.name, "nonsense")
+        envs.get(variable.name)
+    assert len(records) == len(envs.VARIABLES)
+
+
+def test_empty_text_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
+) -> None:
+    records = log_of(envs.logger.name)
+    monkeypatch.setenv("VLLM_SM12X_PREFETCH", " ")
+    assert envs.get("VLLM_SM12X_PREFETCH") == "auto"
+    assert records == []
+
+
+def test_the_name_wins_over_its_aliases_and_they_over_each_other_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_OLDER_SIZE", "5")
+    assert SIZE() == 5.0
+    monkeypatch.setenv("VLLM_OLD_SIZE", "4")
+    assert SIZE() == 4.0
+    monkeypatch.setenv("VLLM_SM12X_TEST_SIZE", "3")
+    assert SIZE() == 3.0
+
+
+def test_an_invalid_name_does_not_fall_through_to_a_valid_alias(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VLLM_OLD_SIZE", "4")
+    monkeypatch.setenv("VLLM_SM12X_TEST_SIZE", "wrong")
+    assert SIZE() == 2.0
+
+
+def test_a_name_that_is_not_in_the_table_is_an_error() -> None:
+    with pytest.raises(KeyError, match="VLLM_SM12X_NO_SUCH"):
+        envs.get("VLLM_SM12X_NO_SUCH")
+
+
+def test_registering_adds_names_and_aliases_that_read_the_same_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table: dict[str, Callable[[], Any]] = {"VLLM_PORT": lambda: 1}
+    envs.register(table, [SIZE])
+    assert set(table) == {"VLLM_PORT", SIZE.name, *SIZE.aliases}
+    monkeypatch.setenv(SIZE.name, "9")
+    assert {table[name]() for name in (SIZE.name, *SIZE.aliases)} == {9.0}
+
+
+def test_a_name_that_somebody_else_owns_is_refused() -> None:
+    table: dict[str, Callable[[], Any]] = {"VLLM_OLD_SIZE": lambda: 1}
+    with pytest.raises(ValueError, match="VLLM_OLD_SIZE"):
+        envs.register(table, [SIZE])
+
+
+def test_the_description_names_every_variable_its_default_and_its_aliases() -> None:
+    rows = envs.describe().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [variable.name for variable in envs.VARIABLES]
+    assert "| 50 |" in rows[1]
+    (row,) = envs.describe([SIZE]).splitlines()[2:]
+    assert "VLLM_OLD_SIZE" in row
+    assert "VLLM_OLDER_SIZE" in row
+
+
+def test_importing_the_table_imports_nothing_of_vllm_or_torch() -> None:
+    root = Path(envs.__file__).parents[2]
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('vllm')\n"
+        f"package.__path__ = [{str(root / 'vllm')!r}]\n"
+        "sys.modules['vllm'] = package\n"
+        "import vllm.sm12x.envs\n"
+        "names = {n for n in sys.modules if n.split('.')[0] in ('vllm', 'torch')}\n"
+        "print(*sorted(names))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert result.stdout.split() == ["vllm", "vllm.sm12x", "vllm.sm12x.envs"]
