@@ -17,7 +17,6 @@ from packaging.version import Version
 
 from recipe.errors import ConfigError, UsageError
 
-DEFAULT = "12.0;12.1"
 KNOWN = tuple(
     f"{number}{suffix}"
     for number, suffixes in {

@@ -8,6 +8,7 @@ author and date: the same archive gives the same commit id on every machine.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import stat
@@ -151,7 +152,7 @@ def import_entries(store: Store, entries: Iterator[Entry], ref: str, message: st
     except BaseException:
         # A bad member or Ctrl-C: fast-import mustn't take the end of its input for the whole.
         process.kill()
-        process.wait()
+        close(process)
         raise
     finish_import(store, process)
     commit = store.commit_of(ref)
@@ -162,7 +163,8 @@ def import_entries(store: Store, entries: Iterator[Entry], ref: str, message: st
 def finish_import(store: Store, process: subprocess.Popen[bytes]) -> None:
     assert process.stderr is not None
     problem = process.stderr.read().decode(errors="replace")
-    if process.wait() == 0:
+    close(process)
+    if process.returncode == 0:
         return
     if run.is_full(store.path):
         raise run.disk_full(store.path, "the source tree could not be stored")
@@ -172,6 +174,15 @@ def finish_import(store: Store, process: subprocess.Popen[bytes]) -> None:
         means="The object store is as it was.",
         next="python build.py doctor",
     )
+
+
+def close(process: subprocess.Popen[bytes]) -> None:
+    """Close what leads to a process and wait for its end."""
+    with contextlib.suppress(BrokenPipeError):  # it may be gone, with bytes still on their way
+        run.stdin_of(process).close()
+    assert process.stderr is not None
+    process.stderr.close()
+    process.wait()
 
 
 def quoted(path: str) -> str:

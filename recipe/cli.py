@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.config import Bases, Project, load_bases, open_project
+from recipe.config import DEFAULT_ARCH, Base, Bases, Project, load_bases, open_project
 from recipe.errors import INTERRUPTED, RecipeError
 from recipe.log import Log, say
 
@@ -116,9 +116,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    from recipe.arch import DEFAULT
-
-    parser.add_argument("--arch", default=DEFAULT, help="TORCH_CUDA_ARCH_LIST of the build")
+    parser.add_argument("--arch", default=DEFAULT_ARCH, help="TORCH_CUDA_ARCH_LIST of the build")
     parser.add_argument(
         "--platform", default="auto", help="x86_64, aarch64 or a tag: manylinux_2_28_aarch64"
     )
@@ -192,15 +190,15 @@ def add_doctor(verbs: Any, name: str) -> None:
 
 
 def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    if options.dry_run:
+        return run_plan(options, project)
+    bases, base = greet(options, project)
+    # After the first line: what is heavy is only imported where it is used.
     from recipe import pipeline
     from recipe.native import check_choice
     from recipe.report import summary
 
     check_choice(options.native)
-    if options.dry_run:
-        return run_plan(options, project)
-    bases = load_bases(project.bases_file)
-    base = bases.find(options.base)
     wanted = pipeline.Options(
         arch=options.arch,
         platform=options.platform,
@@ -216,16 +214,24 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     return built.report
 
 
+def greet(options: argparse.Namespace, project: Project) -> tuple[Bases, Base]:
+    """Say at once what the command is about."""
+    bases = load_bases(project.bases_file)
+    base = bases.find(options.base)
+    say(f"{base.tag} ({base.commit}), torch {base.torch}; cache {project.cache}")
+    return bases, base
+
+
 def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
     from recipe import plan
     from recipe.native import check_choice
 
     check_choice(options.native)
-    bases = load_bases(project.bases_file)
     made = plan.make_plan(
         project,
         bases,
-        bases.find(options.base),
+        base,
         arch_list=options.arch,
         platform=options.platform,
         source=options.source,
@@ -236,11 +242,10 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
 
 
 def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
     from recipe import sources, tree
     from recipe.plan import resolve_series
 
-    bases = load_bases(project.bases_file)
-    base = bases.find(options.base)
     series = resolve_series(project, bases, base, options.upstream)
     find = sources.vllm_source if options.upstream == "vllm" else sources.deepgemm_source
     source = find(project, base, source=options.source, offline=options.offline)

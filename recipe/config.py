@@ -16,6 +16,8 @@ from packaging.version import InvalidVersion, Version
 from recipe.errors import ConfigError, UsageError
 
 SCHEMA = 1
+# One build for both chips: RTX PRO 6000 and RTX 5090 (12.0), DGX Spark (12.1).
+DEFAULT_ARCH = "12.0;12.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +143,16 @@ def load_bases(path: Path) -> Bases:
             f"{path.name}: schema {data.get('schema')!r}; this recipe reads schema {SCHEMA}",
             next="use the recipe that belongs to this bases.toml",
         )
+    if type(data.get("revision")) is not int:
+        raise ConfigError(
+            f"{path.name}: revision {data.get('revision')!r} is not a whole number",
+            next=f"mend revision in {path.name}",
+        )
     releases = [parse_base(entry, path.name) for entry in data.get("base", [])]
     if not releases:
         raise ConfigError(f"{path.name} pins no release", next="python build.py bases add v0.33.0")
     releases.sort(key=lambda base: base.version)
-    return Bases(revision=int(data["revision"]), releases=tuple(releases))
+    return Bases(revision=data["revision"], releases=tuple(releases))
 
 
 def parse_base(entry: dict[str, Any], where: str) -> Base:

@@ -27,6 +27,16 @@ ISOLATED = {
     "LC_ALL": "C",
 }
 
+# What a killed git leaves in a repository. Not objects/*/tmp_obj_*: loose objects are written
+# without the store's lock, so one may be another run's.
+LEFTOVERS = (
+    "objects/pack/tmp_*",
+    "objects/pack/.tmp-*",
+    "refs/**/*.lock",
+    "*.lock",
+    "fast_import_crash_*",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -49,8 +59,9 @@ class Store:
         try:
             return run.output(["git", *args], env=env, stdin=stdin)
         except run.CommandFailed:
-            if run.is_full(self.path):
-                raise run.disk_full(self.path, f"git {args[0]} could not write") from None
+            for place in (self.path, *([] if index is None else [index.parent])):
+                if run.is_full(place):
+                    raise run.disk_full(place, f"git {args[0]} could not write") from None
             raise
 
     def text(self, *args: str) -> str:
@@ -180,7 +191,7 @@ def open_store(path: Path) -> Store:
         env = {**ISOLATED, "GIT_TEMPLATE_DIR": ""}
         run.output(["git", "init", "--quiet", "--bare", str(temporary)], env=env)
         temporary.rename(path)
-    for pattern in ("objects/pack/tmp_*", "objects/pack/.tmp-*", "refs/**/*.lock", "*.lock"):
+    for pattern in LEFTOVERS:
         for stale in path.glob(pattern):
             stale.unlink(missing_ok=True)
     return Store(path=path)

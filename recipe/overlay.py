@@ -13,6 +13,8 @@ from recipe.patch import Patch
 
 # Bump when the bytes that go into the digest change; old digests keep their name.
 DIGEST = "sm12x-patchset-v1"
+# The topic whose patches read the generated files.
+PIN_TOPIC = "deepgemm-pin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,9 @@ def read_overlay(project: Project, upstream: str) -> tuple[OverlayFile, ...]:
     return tuple(files)
 
 
-def generated_files(base: Base, upstream: str) -> tuple[OverlayFile, ...]:
+def generated_files(base: Base, patches: tuple[Patch, ...]) -> tuple[OverlayFile, ...]:
     """What the deepgemm-pin patches read: the base's DeepGEMM pin for CMake and for the shell."""
-    if upstream != "vllm":
+    if all(patch.topic != PIN_TOPIC for patch in patches):
         return ()
     pin = base.deepgemm
     head = f"# Written by the build from bases.toml ({base.tag}); change the pin there.\n"

@@ -183,7 +183,8 @@ def touched_paths(path: str, content: bytes, first_line: int) -> tuple[str, ...]
     """Upstream paths named by the diff; a path that leaves the tree is an error."""
     found: list[str] = []
     in_hunk = 0
-    for number, raw in enumerate(content.splitlines()[first_line - 1 :], first_line):
+    # Not splitlines(): a carriage return inside a line is content.
+    for number, raw in enumerate(content.split(b"\n")[first_line - 1 :], first_line):
         if in_hunk > 0 and raw[:1] in (b" ", b"-", b"+", b""):
             # A removed line may look like a file header ("--- a/x"): count hunk lines instead.
             in_hunk -= 2 if raw[:1] in (b" ", b"") else 1
@@ -192,33 +193,47 @@ def touched_paths(path: str, content: bytes, first_line: int) -> tuple[str, ...]
         if hunk:
             in_hunk = sum(1 if count is None else int(count) for count in hunk.groups())
             continue
-        name = re.match(rb'(?:---|\+\+\+|rename (?:from|to)|copy (?:from|to)) ("?)([^\t]+)', raw)
-        if name is None or name[2] == b"/dev/null":
+        text = named_path(raw)
+        if text is None:
             continue
-        text = unquote(name[2].rstrip(b'"')) if name[1] else name[2].decode("utf-8", "replace")
-        if raw[:3] in (b"---", b"+++"):
-            text = text.partition("/")[2]
         if not stays_inside(text):
             raise malformed(path, number, f"the path {text!r} leaves the tree")
         found.append(text)
-    # Mode changes, empty and binary files have only the "diff --git" line.
-    for raw in re.findall(rb"^diff --git a/(\S+) b/\1$", content, re.MULTILINE):
-        found.append(raw.decode("utf-8", "replace"))
-    for text in found:
-        if not stays_inside(text):
-            raise malformed(path, first_line, f"the path {text!r} leaves the tree")
     return tuple(dict.fromkeys(found))
+
+
+def named_path(raw: bytes) -> str | None:
+    """The path that one line of a diff's header names; None if it names none."""
+    if raw.startswith(b"diff --git "):
+        # Mode changes, empty and binary files have only this line; both halves are the same then.
+        both = raw.removeprefix(b"diff --git ")
+        old, new = both[: len(both) // 2], both[len(both) // 2 + 1 :]
+        prefix = 3 if old.startswith(b'"') else 2
+        if old[prefix:] != new[prefix:]:
+            return None  # a rename or copy: the lines that follow name both sides
+        return plain_name(new).partition("/")[2]
+    name = re.match(rb"(---|\+\+\+|rename (?:from|to)|copy (?:from|to)) ([^\t]+)", raw)
+    if name is None or name[2] == b"/dev/null":
+        return None
+    return plain_name(name[2]).partition("/")[2] if len(name[1]) == 3 else plain_name(name[2])
+
+
+def plain_name(raw: bytes) -> str:
+    if raw.startswith(b'"'):
+        return unquote(raw[1:].removesuffix(b'"'))
+    return raw.decode("utf-8", "replace")
 
 
 def unquote(raw: bytes) -> str:
     """Undo git's C-style quoting of a path."""
     plain = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b'"': b'"', b"\\": b"\\"}
+    plain |= {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 
     def one(match: re.Match[bytes]) -> bytes:
         escape = match[1]
         return plain[escape] if escape in plain else bytes([int(escape, 8)])
 
-    return re.sub(rb'\\([ntr"\\]|[0-7]{3})', one, raw).decode("utf-8", "replace")
+    return re.sub(rb'\\([abfnrtv"\\]|[0-7]{3})', one, raw).decode("utf-8", "replace")
 
 
 def stays_inside(path: str) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform as machine_info
+import shutil
 import zipfile
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
@@ -27,10 +28,11 @@ from recipe.plan import Plan, make_plan, wheel_changes
 from recipe.record import missing, record_files
 from recipe.run import check_disk, disk_full
 from recipe.sources import store_of
-from recipe.testing import Outcome, test_wheel
+from recipe.testing import Outcome, find_python, test_wheel
 from recipe.wheel import Edit, wheel_name, write_wheel
 
 SCHEMA = 1
+STAGING = ".staging"  # where a wheel is tested, under its real name
 FAILED = "failed"  # the folder under --out for wheels whose tests failed
 
 
@@ -57,6 +59,8 @@ class Built:
 
 
 def build(project: Project, bases: Bases, base: Base, options: Options, log: Log) -> Built:
+    if options.test:
+        find_python(base, options.python)  # a wrong --python is said before minutes of work
     with log.stage("plan", f"Applying the series to {base.tag}"):
         plan = make_plan(
             project,
@@ -79,6 +83,7 @@ def build(project: Project, bases: Bases, base: Base, options: Options, log: Log
         computed = platform_tag(published, plan.published.sha256, project.cache)
         tag = choose_tag(plan.platform, computed)
     with hold(options.out / ".lock", f"the folder {options.out}"):
+        clear_leftovers(options.out)
         work = options.out / f".{wheel_name(plan.published.name, plan.version, tag)}.part"
         try:
             with log.stage("assemble", "Assembling the wheel"):
@@ -87,7 +92,14 @@ def build(project: Project, bases: Bases, base: Base, options: Options, log: Log
                 check_wheel(work, version=plan.version, expected=made.expected)
             return finish(project, plan, options, log, work, made)
         finally:
-            work.unlink(missing_ok=True)
+            clear_leftovers(options.out)
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove what a killed or failed run left; the lock on the folder is held."""
+    shutil.rmtree(out / STAGING, ignore_errors=True)
+    for stale in out.glob(".*.part"):
+        stale.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +161,7 @@ def finish(
     project: Project, plan: Plan, options: Options, log: Log, work: Path, made: Assembled
 ) -> Built:
     """Test the wheel under its real name, then move it and its report to where they belong."""
-    staging = options.out / ".staging"
+    staging = options.out / STAGING
     staging.mkdir(exist_ok=True)
     staged = staging / made.name
     work.replace(staged)
@@ -164,7 +176,7 @@ def finish(
     wheel = options.out / made.name
     report = report_of(plan, made, outcome, log, staged)
     staged.replace(wheel)
-    staging.rmdir()
+    shutil.rmtree(staging)
     text = json.dumps(report, indent=1) + "\n"
     path = wheel.with_name(wheel.name + ".build.json")
     temporary = path.with_name(f".{path.name}.part")

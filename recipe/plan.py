@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipe import arch
-from recipe.config import Archive, Base, Bases, Project
+from recipe.config import DEFAULT_ARCH, Archive, Base, Bases, Project
 from recipe.errors import UsageError
 from recipe.git import Store
 from recipe.native import Component, components, in_wheel
@@ -56,11 +56,16 @@ class Plan:
 def resolve_series(project: Project, bases: Bases, base: Base, upstream: str = "vllm") -> Series:
     patches = check(project, bases)
     topics = resolve(patches, base)
-    chosen = [topic.patch for topic in topics if topic.state == State.APPLIES]
+    chosen = tuple(
+        topic.patch
+        for topic in topics
+        if topic.state == State.APPLIES and topic.patch is not None
+        if topic.patch.upstream == upstream
+    )
     return Series(
         topics=topics,
-        patches=tuple(p for p in chosen if p is not None and p.upstream == upstream),
-        files=read_overlay(project, upstream) + generated_files(base, upstream),
+        patches=chosen,
+        files=read_overlay(project, upstream) + generated_files(base, chosen),
         digest=patchset_digest(project, patches, UPSTREAMS),
     )
 
@@ -118,7 +123,7 @@ def served(plan: arch.ArchPlan, asked: str) -> arch.ArchPlan:
                 f"--arch {asked!r} gives {device.capability} ({arch.DEVICES[device.capability]}) "
                 "no code it can run",
                 means=device.why + ".",
-                next=f"python build.py --arch '{arch.DEFAULT}' ...",
+                next=f"python build.py --arch '{DEFAULT_ARCH}' ...",
             )
     return plan
 
@@ -198,12 +203,12 @@ def as_text(plan: Plan) -> str:
     for device in plan.arch.devices:
         lines.append(f"  {device.capability}  {device.verdict}: {device.why}")
     lines.append("topics")
-    width = max(len(topic.name) for topic in plan.series.topics)
+    width = max((len(topic.name) for topic in plan.series.topics), default=0)
     for topic in plan.series.topics:
         lines.append(f"  {topic.name:{width}}  {topic.state:10}  {topic.why}")
     lines.append(f"overlay    {len(plan.series.files)} files")
     lines.append("components")
-    width = max(len(component.name) for component in plan.components)
+    width = max((len(component.name) for component in plan.components), default=0)
     for component in plan.components:
         lines.append(f"  {component.name:{width}}  {component.action:6}  {component.why}")
     if plan.not_carried:

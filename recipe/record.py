@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from recipe import sbom
 from recipe.native import Action, Component
 from recipe.overlay import sha256
 from recipe.plan import Plan
 
 SCHEMA = 1
+FOLDER = "sm12x"
 
 
 def record_files(
@@ -24,12 +26,14 @@ def record_files(
     before: Mapping[str, str],
     removed: set[str],
 ) -> dict[str, bytes]:
-    """The members of .dist-info/sm12x/: the record and every patch that was applied."""
-    members = {f"patches/{patch.path}": patch.content for patch in plan.series.patches}
+    """The new members of .dist-info: record, bill of materials, every patch that was applied."""
+    members = {f"{FOLDER}/patches/{patch.path}": patch.content for patch in plan.series.patches}
     series = "".join(f"{patch.path}\n" for patch in plan.series.patches)
-    members["patches/series"] = series.encode()
+    members[f"{FOLDER}/patches/series"] = series.encode()
     document = record(plan, components, files, before, removed)
-    members["record.json"] = (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+    members[f"{FOLDER}/record.json"] = text.encode()
+    members[f"sboms/{sbom.FILE}"] = sbom.sbom(plan)
     return members
 
 
@@ -78,5 +82,7 @@ def missing(plan: Plan, components: tuple[Component, ...]) -> list[str]:
     """What the patched tree has and this wheel lacks, a sentence each."""
     stale = [f"{c.name}: {c.why}" for c in components if c.action == Action.STALE]
     if plan.not_carried:
-        stale.append(f"build scripts of the source tree: {', '.join(plan.not_carried)}")
+        stale.append(
+            f"build scripts, which are in the source tree only: {', '.join(plan.not_carried)}"
+        )
     return stale

@@ -17,7 +17,7 @@ def summary(report: dict[str, Any], wheel: Path) -> str:
     lines.append(f"patchset   {report['patchset_digest']}")
     lines.append(f"tests      {test_line(report['tests'])}")
     if report["not_in_this_wheel"]:
-        lines.append("NOT in this wheel, because only a compile carries it:")
+        lines.append("NOT in this wheel:")
         lines += [f"  {sentence}" for sentence in report["not_in_this_wheel"]]
     lines.append(f"sha256     {report['sha256']}")
     lines.append(f"wheel      {wheel}")

@@ -106,7 +106,7 @@ def disk_full(where: Path, why: str) -> MachineError:
     return MachineError(
         f"no room on the disk of {where}: {free / 2**20:.0f} MiB free; {why}",
         means="What was finished is kept; the half-written file is not used.",
-        next="free some space, or or use a larger disk: SM12X_CACHE=DIR python build.py ...",
+        next="free some space, or use a larger disk: SM12X_CACHE=DIR python build.py --out DIR ...",
     )
 
 

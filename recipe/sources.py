@@ -42,7 +42,6 @@ class Source:
 
 def store_of(project: Project) -> Store:
     """Open the store; the lock keeps its cleaning away from a run that is writing."""
-    project.cache.mkdir(parents=True, exist_ok=True)
     with hold(project.cache / "locks" / "store.lock", "the object store"):
         return open_store(project.store)
 
@@ -74,7 +73,8 @@ def from_sdist(project: Project, base: Base, *, offline: bool) -> Source:
     archive = base.sdist
     ref = f"refs/sm12x/sdist/{archive.sha256}-{IMPORTER}"
     origin = f"{archive.name} sha256:{archive.sha256}"
-    check_disk(project.cache, ROOM_BYTES, f"the source of {base.tag}")
+    if store.commit_of(ref) is None:
+        check_disk(project.cache, ROOM_BYTES, f"the source of {base.tag}")
     path = fetch(
         archive, project="vllm", version=str(base.version), cache=project.cache, offline=offline
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe import pipeline, run
-from recipe.arch import DEFAULT
-from recipe.config import Base, Bases, Project
+from recipe.config import DEFAULT_ARCH, Base, Bases, Project
 from recipe.errors import TestsFailed
 from recipe.log import Log, say
 
@@ -55,7 +54,7 @@ def run_suite(
 def test_base(project: Project, bases: Bases, base: Base, torch: str | None) -> dict[str, Any]:
     """Build the base's wheel into the cache and give what its tests counted."""
     options = pipeline.Options(
-        arch=DEFAULT,
+        arch=DEFAULT_ARCH,
         platform="auto",
         source="auto",
         out=Path(project.cache / "suite"),

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from recipe import run
 from recipe.config import Base, Project
@@ -92,7 +93,7 @@ def test_wheel(
             tree.mkdir()
             store.export(commit, tree)
             variables[variable] = str(tree)
-        outcome = run_pytest(project, environment, folder, variables, needs)
+        outcome = run_pytest(project, environment, shelf, folder, variables, needs)
     if outcome.failed:
         raise TestsFailed(
             f"{outcome.failed} of {outcome.passed + outcome.failed} tests failed on {wheel.name}",
@@ -150,7 +151,7 @@ def requirements(project: Project, base: Base, wheel: Path) -> tuple[str, ...]:
         )
     pinned = wheel_requirements(wheel)
     chosen = []
-    for name in fitting[0]["names"]:
+    for name in map(canonicalize_name, fitting[0]["names"]):
         if name not in pinned:
             raise ConfigError(
                 f"tests/wheel-env.toml: {base.tag}'s wheel doesn't require {name}",
@@ -164,13 +165,13 @@ def wheel_requirements(wheel: Path) -> dict[str, str]:
     """Requires-Dist of a wheel by name, without markers and extras that don't hold here."""
     with zipfile.ZipFile(wheel) as archive:
         metadata = archive.read(f"{dist_info(archive)}/METADATA").decode()
-    found = {}
+    found: dict[str, str] = {}
     for line in metadata.partition("\n\n")[0].splitlines():
         if line.startswith("Requires-Dist: "):
             requirement = Requirement(line.removeprefix("Requires-Dist: "))
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 requirement.marker = None
-                found[requirement.name] = str(requirement)
+                found[canonicalize_name(requirement.name)] = str(requirement)
     return found
 
 
@@ -213,7 +214,7 @@ def pip_install(folder: Path, interpreter: str, needs: Needs) -> None:
                 raise run.disk_full(folder.parent, "the test environment could not be installed")
             raise MachineError(
                 f"the test environment could not be installed: {step[0]} ended with {status}",
-                means="The wheel is built; it is only not tested yet.",
+                means="The wheel was not tested, so it was not put in its place.",
                 next="look at the lines above, or build without tests: --no-test",
             )
 
@@ -241,7 +242,12 @@ def fresh_environment(interpreter: str, folder: Path, shelf: Path, wheel: Path) 
 
 
 def run_pytest(
-    project: Project, python: Path, folder: Path, variables: dict[str, str], needs: Needs
+    project: Project,
+    python: Path,
+    shelf: Path,
+    folder: Path,
+    variables: dict[str, str],
+    needs: Needs,
 ) -> Outcome:
     report = folder / "report.xml"
     tests = [str(project.root / "tests" / name) for name in ("overlay", "patched")]
@@ -256,7 +262,10 @@ def run_pytest(
         str(folder),
     ]
     command += ["-c", os.devnull, "-rs", f"--junitxml={report}", *tests]
-    env = {**variables, "PYTHONPYCACHEPREFIX": str(folder / "pycache"), "PYTHONPATH": ""}
+    # The tools the tests ask for (cmake) are the environment's, not those of the machine.
+    path = os.pathsep.join([str(python.parent), str(shelf / "bin"), os.environ.get("PATH", "")])
+    # Half a minute of compiling torch and transformers, if their bytecode may not be kept.
+    env = {**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": ""}
     status = run.show(command, cwd=folder, env=env)
     if not report.exists():
         raise TestsFailed(

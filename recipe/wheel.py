@@ -26,7 +26,6 @@ from recipe.errors import AuditError, SourceError
 
 # The oldest date a zip archive can hold.
 DATE = (1980, 1, 1, 0, 0, 0)
-RECORD_FOLDER = "sm12x"
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
@@ -35,7 +34,8 @@ class Edit:
     """What to change in a published wheel.
 
     before: the content upstream's tree has for each replaced member (sha256), to be found in the
-    wheel too. files: content of replaced and new members by name, removed: names left out.
+    wheel too. files: content of replaced and new members by name, removed: names left out. record:
+    new members of .dist-info.
     """
 
     version: str
@@ -86,7 +86,7 @@ def own_members(old: zipfile.ZipFile, old_info: str, new_info: str, edit: Edit) 
     }
     written.update(edit.files)
     for name, content in edit.record.items():
-        written[f"{new_info}/{RECORD_FOLDER}/{name}"] = content
+        written[f"{new_info}/{name}"] = content
     return written
 
 
