@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds from typing a command to its first line, next to a bare Python start: python benchmarks/start.py
+"""Seconds from typing a command to its first line, next to a bare Python start.
 
-The environment and the sources must be there already (run the command once before).
+python benchmarks/start.py; the environment and the sources must be there already.
 """
 
 from __future__ import annotations

@@ -26,6 +26,10 @@ KNOWN = tuple(
     }.items()
     for suffix in suffixes
 )
+# From this release on upstream matches equal numbers before it looks at families.
+EXACT_FIRST = Version("0.27")
+# From this one on 12.0 and 12.0a in one request are kept both where the toolkit has 12.0.
+BOTH_KEPT = Version("0.33")
 DEVICES = {"12.0": "RTX PRO 6000, RTX 5090", "12.1": "DGX Spark GB10"}
 
 
@@ -92,11 +96,11 @@ def supported(cmake: str, cuda: str) -> tuple[str, ...]:
     )
 
 
-def plan(asked: tuple[str, ...], cmake: str, cuda: str) -> ArchPlan:
-    """Resolve `asked` as upstream's CMake does and give each SM12x device its verdict."""
+def plan(asked: tuple[str, ...], cmake: str, cuda: str, version: Version) -> ArchPlan:
+    """Resolve `asked` as that release's CMake does and give each SM12x device its verdict."""
     # Upstream reads the list back from torch's flags: 12.1+PTX arrives there as 12.1.
     plain = tuple(dict.fromkeys(part.removesuffix("+PTX") for part in asked))
-    compiled = loose_intersection(supported(cmake, cuda), plain)
+    compiled = loose_intersection(supported(cmake, cuda), plain, version)
     devices = []
     for capability in DEVICES:
         if not any(meant(part, capability) for part in plain):
@@ -139,21 +143,29 @@ def serves(compiled: str, capability: str) -> Verdict:
     return Verdict.SAME_MAJOR if lower and compiled == base else Verdict.NONE
 
 
-def loose_intersection(source: tuple[str, ...], target: tuple[str, ...]) -> tuple[str, ...]:
-    """``cuda_archs_loose_intersection`` (cmake/utils.cmake), for lists with a, f and +PTX."""
+def loose_intersection(
+    source: tuple[str, ...], target: tuple[str, ...], version: Version
+) -> tuple[str, ...]:
+    """``cuda_archs_loose_intersection`` (cmake/utils.cmake) as it is in that release of vLLM."""
+    both_kept = version >= BOTH_KEPT
     ptx = {arch.removesuffix("+PTX") for arch in source if arch.endswith("+PTX")}
     ordered = [a for a in source if not a.endswith("+PTX")]
     ordered += [a.removesuffix("+PTX") for a in source if a.endswith("+PTX")]
     left_source = list(dict.fromkeys(ordered))
     left_target = list(target)
     found: list[str] = []
-    match_suffixed_source(left_source, left_target, target, found)
+    if version >= EXACT_FIRST:
+        match_numbers(left_source, left_target, found, whole_number=both_kept)
+        match_families(left_source, left_target, (), found)
+    else:
+        match_families(left_source, left_target, target, found)
     for arch in list(left_target):
         # A suffixed target matches the plain source of the same number and keeps its suffix.
         if arch[-1] in "af" and arch[:-1] in left_source:
             left_target.remove(arch)
-            left_source.remove(arch[:-1])
             found.append(arch)
+            if not both_kept or arch[:-1] not in left_target:
+                left_source.remove(arch[:-1])
     left_source.sort(key=Version)
     for arch in left_target:
         best = None
@@ -167,15 +179,35 @@ def loose_intersection(source: tuple[str, ...], target: tuple[str, ...]) -> tupl
     return tuple(a + "+PTX" if a in ptx else a for a in dict.fromkeys(found))
 
 
-def match_suffixed_source(
-    left_source: list[str], left_target: list[str], target: tuple[str, ...], found: list[str]
+def match_numbers(
+    left_source: list[str], left_target: list[str], found: list[str], *, whole_number: bool
 ) -> None:
-    """Sources that end in a or f: the same number first, then (f) any target of the family."""
+    """Sources that end in a or f with a plain target of the same number.
+
+    whole_number: the match uses up the suffixed targets of that number as well.
+    """
+    for arch in [a for a in left_source if a[-1] in "af"]:
+        base = arch[:-1]
+        if base in left_target:
+            left_source.remove(arch)
+            for same in (base, base + "a", base + "f") if whole_number else (base,):
+                if same in left_target:
+                    left_target.remove(same)
+            found.append(arch)
+
+
+def match_families(
+    left_source: list[str], left_target: list[str], plain: tuple[str, ...], found: list[str]
+) -> None:
+    """Sources that end in a or f: the same number first, then (f) any target of the family.
+
+    plain: the targets whose plain number matches as well. Upstream looks at the whole list there,
+    so that a second source of the number matches, too.
+    """
     for arch in [a for a in left_source if a[-1] in "af"]:
         left_source.remove(arch)
         base = arch[:-1]
-        if base in target:
-            # Upstream looks at the whole list here: a second match adds the source once more.
+        if base in plain:
             if base in left_target:
                 left_target.remove(base)
             found.append(arch)

@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe import run
+from recipe import run, scratch
 from recipe.errors import MachineError, SourceError
 
 # The committer of every commit we make: fixed, so that the same input gives the same commit id.
@@ -117,8 +116,8 @@ class Store:
     @contextmanager
     def index(self, commit: str) -> Iterator[Path]:
         """A temporary index that holds `commit`'s tree; there is never a work tree."""
-        with tempfile.TemporaryDirectory(prefix="sm12x-index-") as folder:
-            index = Path(folder) / "index"
+        with scratch.folder(self.path.parent, "index") as folder:
+            index = folder / "index"
             self.git("read-tree", commit, index=index)
             yield index
 
@@ -191,6 +190,7 @@ def open_store(path: Path) -> Store:
         env = {**ISOLATED, "GIT_TEMPLATE_DIR": ""}
         run.output(["git", "init", "--quiet", "--bare", str(temporary)], env=env)
         temporary.rename(path)
+    scratch.clear(path.parent)
     for pattern in LEFTOVERS:
         for stale in path.glob(pattern):
             stale.unlink(missing_ok=True)

@@ -93,7 +93,7 @@ def make_plan(
         source=upstream,
         series=series,
         applied=applied,
-        arch=served(arch.plan(asked, cmake, base.cuda), arch_list),
+        arch=served(arch.plan(asked, cmake, base.cuda, base.version), arch_list),
         components=components((f"{name}.so" for name in base.components), series.patches),
         published=base.wheels[machine],
         machine=machine,

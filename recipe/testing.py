@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import tomllib
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -25,7 +24,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from recipe import run
+from recipe import run, scratch
 from recipe.config import Base, Project
 from recipe.errors import ConfigError, MachineError, TestsFailed, UsageError
 from recipe.git import Store
@@ -83,8 +82,7 @@ def test_wheel(
         python=version, torch=torch or base.torch, requirements=requirements(project, base, wheel)
     )
     shelf = dependencies(project, interpreter, needs, offline=offline)
-    with tempfile.TemporaryDirectory(prefix="sm12x-test-") as name:
-        folder = Path(name)
+    with scratch.folder(project.cache, "test") as folder:
         environment = fresh_environment(interpreter, folder / "venv", shelf, wheel)
         trees = {"SM12X_TREE": applied.head, "SM12X_PRISTINE": applied.base}
         variables = {"SM12X_BASE": str(base.version)}
