@@ -6,14 +6,14 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.config import DEFAULT_ARCH, Base, Bases, Project, load_bases, open_project
+from recipe import verbs as do
+from recipe.config import DEFAULT_ARCH, Project, open_project
 from recipe.errors import INTERRUPTED, RecipeError
-from recipe.log import Log, say
+from recipe.log import say
 
 DESCRIPTION = """\
 From a vLLM release tag to a tested SM12x wheel. Without a verb, `build` is meant:
@@ -136,7 +136,7 @@ def add_torch(parser: argparse.ArgumentParser) -> None:
 
 
 def add_build(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "make a tested wheel", run_build)
+    parser = verb(verbs, name, "make a tested wheel", do.run_build)
     add_base(parser)
     add_target(parser)
     add_source(parser)
@@ -148,7 +148,7 @@ def add_build(verbs: Any, name: str) -> None:
 
 
 def add_plan(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "print what build would do and why", run_plan)
+    parser = verb(verbs, name, "print what build would do and why", do.run_plan)
     add_base(parser)
     add_target(parser)
     add_source(parser)
@@ -156,25 +156,44 @@ def add_plan(verbs: Any, name: str) -> None:
 
 def add_apply(verbs: Any, name: str) -> None:
     parser = verb(
-        verbs, name, "write the patched tree as a git repository, one commit a patch", run_apply
+        verbs, name, "write the patched tree as a git repository, one commit a patch", do.run_apply
     )
     add_base(parser)
     add_source(parser)
     parser.add_argument("--tree", type=Path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--until", metavar="PATCH", help="stop before this patch")
+    add_upstream(parser)
+
+
+def add_export(verbs: Any, name: str) -> None:
+    parser = verb(verbs, name, "write the series of a base for quilt or for git am", do.run_export)
+    add_base(parser)
+    add_source(parser)
+    add_upstream(parser)
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--quilt", type=Path, metavar="DIR", help="a quilt patches folder")
+    target.add_argument("--git", type=Path, metavar="DIR", help="numbered mails for git am")
+
+
+def add_lint(verbs: Any, name: str) -> None:
+    parser = verb(verbs, name, "check headers, order, form and due conditions", do.run_lint)
+    parser.add_argument("--stats", action="store_true", help="upstream lines touched on each base")
+
+
+def add_upstream(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", choices=("vllm", "deepgemm"), default="vllm", help="which upstream's series"
     )
 
 
 def add_bases(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "list the pinned releases, or pin one", run_bases)
+    parser = verb(verbs, name, "list the pinned releases, or pin one", do.run_bases)
     parser.add_argument("action", nargs="?", choices=("list", "add"), default="list")
     parser.add_argument("tags", nargs="*", metavar="vX.Y.Z", help="releases to pin")
 
 
 def add_test(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "run the test suite", run_test)
+    parser = verb(verbs, name, "run the test suite", do.run_test)
     parser.add_argument(
         "--base",
         action="append",
@@ -186,146 +205,15 @@ def add_test(verbs: Any, name: str) -> None:
 
 
 def add_doctor(verbs: Any, name: str) -> None:
-    verb(verbs, name, "say what this machine lacks for which verb", run_doctor)
-
-
-def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    if options.dry_run:
-        return run_plan(options, project)
-    bases, base = greet(options, project)
-    # After the first line: what is heavy is only imported where it is used.
-    from recipe import pipeline
-    from recipe.native import check_choice
-    from recipe.report import summary
-
-    check_choice(options.native)
-    wanted = pipeline.Options(
-        arch=options.arch,
-        platform=options.platform,
-        source=options.source,
-        out=options.out.resolve(),
-        offline=options.offline,
-        test=not options.no_test,
-        test_torch=options.test_torch,
-        python=options.python,
-    )
-    built = pipeline.build(project, bases, base, wanted, Log())
-    show(options, summary(built.report, built.wheel))
-    return built.report
-
-
-def greet(options: argparse.Namespace, project: Project) -> tuple[Bases, Base]:
-    """Say at once what the command is about."""
-    bases = load_bases(project.bases_file)
-    base = bases.find(options.base)
-    say(f"{base.tag} ({base.commit}), torch {base.torch}; cache {project.cache}")
-    return bases, base
-
-
-def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    bases, base = greet(options, project)
-    from recipe import plan
-    from recipe.native import check_choice
-
-    check_choice(options.native)
-    made = plan.make_plan(
-        project,
-        bases,
-        base,
-        arch_list=options.arch,
-        platform=options.platform,
-        source=options.source,
-        offline=options.offline,
-    )
-    show(options, plan.as_text(made))
-    return plan.as_json(made)
-
-
-def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    bases, base = greet(options, project)
-    from recipe import sources, tree
-    from recipe.plan import resolve_series
-
-    series = resolve_series(project, bases, base, options.upstream)
-    find = sources.vllm_source if options.upstream == "vllm" else sources.deepgemm_source
-    source = find(project, base, source=options.source, offline=options.offline)
-    store = sources.store_of(project)
-    patches = tree.until(series.patches, options.until)
-    files = series.files if options.until is None else ()
-    applied = tree.apply_all(store, source.commit, patches, files)
-    folder = options.tree.resolve()
-    tree.write_repository(store, applied, folder, f"base-{base.tag}")
-    show(
-        options,
-        f"{len(patches)} patches and {len(files)} overlay files on {base.tag} in {options.tree}\n"
-        f"  git -C {options.tree} log --oneline base-{base.tag}..",
-    )
-    return {
-        "base": base.tag,
-        "tree": str(options.tree),
-        "commit": applied.head,
-        "commits": [{"patch": path, "commit": commit} for path, commit in applied.commits],
-    }
-
-
-def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    from recipe import catalog
-    from recipe.errors import UsageError
-
-    if options.action == "add":
-        if not options.tags:
-            raise UsageError("no release was named", next="python build.py bases add v0.33.0")
-        bases = catalog.add(project, options.tags)
-    else:
-        bases = load_bases(project.bases_file)
-    rows = catalog.table(bases)
-    columns = list(rows[0])
-    width = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
-    lines = [
-        "  ".join(f"{row[c]:{width[c]}}" for c in columns).rstrip()
-        for row in [{c: c for c in columns}, *rows]
-    ]
-    show(options, "\n".join(lines))
-    return {"bases": rows}
-
-
-def run_test(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    from recipe.suite import run_suite
-
-    bases: Bases = load_bases(project.bases_file)
-    names = options.base
-    if names == ["all"]:
-        names = [base.tag for base in bases.releases]
-    chosen = [bases.find(name) for name in names]
-    return run_suite(project, bases, chosen, torch=options.test_torch, pytest=options.pytest)
-
-
-def run_doctor(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    from recipe.doctor import examine
-
-    findings = examine(project)
-    lines = [f"{'ok  ' if f.good else 'LACKS'} {f.name}: {f.detail}" for f in findings]
-    lines += [f"  next: {f.next}" for f in findings if not f.good]
-    show(options, "\n".join(lines))
-    bad = [f for f in findings if not f.good]
-    return {
-        "findings": [
-            {"name": f.name, "good": f.good, "detail": f.detail, "needed_by": f.needed_by}
-            for f in findings
-        ],
-        "exit_code": 8 if bad else 0,
-    }
-
-
-def show(options: argparse.Namespace, text: str) -> None:
-    """The answer for a person: on stdout, unless the JSON document goes there."""
-    print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+    verb(verbs, name, "say what this machine lacks for which verb", do.run_doctor)
 
 
 VERBS: dict[str, Callable[[Any, str], None]] = {
     "build": add_build,
     "plan": add_plan,
     "apply": add_apply,
+    "export": add_export,
+    "lint": add_lint,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

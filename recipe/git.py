@@ -121,6 +121,21 @@ class Store:
             self.git("read-tree", commit, index=index)
             yield index
 
+    def format_patch(self, commit: str) -> bytes:
+        """One commit as a mail, byte-stable."""
+        return self.git(
+            "format-patch",
+            "-1",
+            "--stdout",
+            "--full-index",  # whole blob ids: a three-way merge needs them, and they never change
+            "--binary",
+            "--zero-commit",  # the commit's own id means nothing elsewhere
+            "--no-signature",  # git's version would change with git
+            "--no-stat",
+            "-k",  # the subject as it is, without [PATCH]
+            commit,
+        )
+
     def export(self, commit: str, folder: Path) -> None:
         """Write the commit's files into `folder`, which must exist."""
         archive = ["git", "archive", "--format=tar", commit]

@@ -36,8 +36,9 @@ class Patch:
 
     path: under patches/, as series.txt writes it. upstream: the tree it is for (vllm, deepgemm).
     bases: releases this file applies on. applied_upstream: first release that has the topic.
-    not_needed: releases without the thing that the topic mends. components: compiled extensions
-    whose compile the patch changes. touched: upstream paths.
+    not_needed: releases without the thing that the topic mends. drop_when: the patch can go once
+    the oldest pinned base is this release. components: compiled extensions whose compile the patch
+    changes. touched: upstream paths.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Patch:
     bases: SpecifierSet
     applied_upstream: Version | None
     not_needed: SpecifierSet | None
+    drop_when: Version | None
     components: tuple[str, ...]
     tests: tuple[str, ...]
     touched: tuple[str, ...]
@@ -92,6 +94,7 @@ def read_patch(root: Path, path: str) -> Patch:
         bases=read.specifier("Bases") or SpecifierSet(),
         applied_upstream=read.version("Applied-Upstream"),
         not_needed=read.specifier("Not-Needed"),
+        drop_when=read.drop_when(),
         components=names(trailers.get("Components", "none").removeprefix("none")),
         tests=names(trailers["Tests"]),
         touched=touched,
@@ -165,6 +168,15 @@ class Trailers:
             return Version(self.values[name]) if name in self.values else None
         except InvalidVersion as error:
             raise self.bad(name, error) from None
+
+    def drop_when(self) -> Version | None:
+        """``upstream >= 0.24``, the one condition there is."""
+        if "Drop-When" not in self.values:
+            return None
+        found = re.fullmatch(r"upstream >= (\d+(?:\.\d+)*)", self.values["Drop-When"])
+        if found is None:
+            raise self.bad("Drop-When", "write it as: upstream >= 0.24")
+        return Version(found[1])
 
     def topic(self) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.values["Topic"]):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Temporary folders that the next run clears away when this one is killed.
+"""Folders that are either whole or not there: temporary ones, and those a person asks for.
 
-Each has a lock file beside it, which the kernel frees with the process: a folder whose lock can be
-had belongs to nobody. A process number wouldn't do, since containers may share a cache.
+A temporary folder has a lock file beside it, which the kernel frees with the process: one whose
+lock can be had belongs to a run that was killed, and the next run clears it away. A process number
+wouldn't do, since containers may share a cache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from recipe.errors import UsageError
 
 
 @contextmanager
@@ -28,6 +31,30 @@ def folder(cache: Path, what: str) -> Iterator[Path]:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def whole(target: Path, option: str) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends well.
+
+    `target` must not exist or be empty: otherwise UsageError, which names the option it came by.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(
+            f"{target} exists and is not empty",
+            means="Only a new folder is written to, so that no work is lost.",
+            next=f"name another folder with {option}",
+        )
+    temporary = target.with_name(f".{target.name}.half-written")
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def clear(cache: Path) -> None:

@@ -7,11 +7,10 @@ date are the patch's and the committer is fixed: the same inputs give the same c
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe import run
+from recipe import run, scratch
 from recipe.errors import ApplyError, UsageError
 from recipe.git import Change, Store, make_work_repository
 from recipe.overlay import OverlayFile
@@ -100,21 +99,7 @@ def until(patches: tuple[Patch, ...], name: str | None) -> tuple[Patch, ...]:
     )
 
 
-def write_repository(store: Store, applied: Applied, folder: Path, tag: str) -> None:
-    """The patched tree as a git repository in `folder`, which must not exist or be empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} exists and is not empty",
-            means="A tree is only written to a new folder, so that no work is lost.",
-            next="name another folder with --tree",
-        )
-    temporary = folder.with_name(f".{folder.name}.half-written")
-    shutil.rmtree(temporary, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        make_work_repository(store, temporary, base=applied.base, head=applied.head, tag=tag)
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def write_repository(store: Store, applied: Applied, target: Path, tag: str) -> None:
+    """The patched tree as a git repository in `target`, which must not exist or be empty."""
+    with scratch.whole(target, "--tree") as folder:
+        make_work_repository(store, folder, base=applied.base, head=applied.head, tag=tag)

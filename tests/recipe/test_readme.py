@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import load_bases, open_project
+from recipe.lint import lint
 from recipe.series import State, check, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,14 @@ def test_the_topic_table_is_the_series() -> None:
     }
     assert {name: rows[name] for name in expected} == expected
     assert len(bases.releases) == 19 and "nineteen pinned releases" in README
+
+
+def test_the_figures_are_those_of_lint() -> None:
+    project = open_project()
+    rows = {row.base: row for row in lint(project, load_bases(project.bases_file))}
+    newest, old = rows["v0.33.0"], rows["v0.20.2"]
+    assert f"adds {newest.added} lines to upstream's files and removes {newest.removed}" in README
+    assert f"on v0.20.2 {old.added} and {old.removed} (`lint --stats`)" in README
 
 
 def test_every_knob_is_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:

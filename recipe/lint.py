@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check the series as a whole: headers, order, due conditions, the byte form of each patch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from recipe.config import Bases, Project
+from recipe.errors import ConfigError
+from recipe.patch import Patch
+from recipe.series import State, check, resolve
+
+FIRST_LINE = b"From " + b"0" * 40 + b" Mon Sep 17 00:00:00 2001\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Touched:
+    """What the series changes of upstream on one base: patches, files, lines added and removed."""
+
+    base: str
+    patches: int
+    files: int
+    added: int
+    removed: int
+
+
+def lint(project: Project, bases: Bases) -> tuple[Touched, ...]:
+    """ConfigError for the first thing that is wrong; else the lines touched on each base."""
+    patches = check(project, bases)
+    for patch in patches:
+        check_form(patch)
+        check_due(patch, bases)
+    return tuple(touched(patches, bases, position) for position in range(len(bases.releases)))
+
+
+def check_form(patch: Patch) -> None:
+    """The patch is as ``git format-patch`` writes it with the flags that README.md gives.
+
+    Then writing it again changes nothing but what was meant, whichever git does it.
+    """
+    if not patch.content.startswith(FIRST_LINE):
+        raise unclean(patch, 1, "the first line isn't format-patch's with --zero-commit")
+    for number, line in enumerate(patch.content.split(b"\n"), 1):
+        index = re.match(rb"index ([0-9a-f]+)\.\.([0-9a-f]+)", line)
+        if index and {len(index[1]), len(index[2])} != {40}:
+            raise unclean(patch, number, "short blob ids: --full-index is missing")
+        if line == b"-- ":
+            raise unclean(patch, number, "it ends with git's version: --no-signature is missing")
+    if re.search(rb"^ \d+ files? changed", patch.content, re.MULTILINE):
+        raise unclean(patch, 1, "it has a diffstat: --no-stat is missing")
+
+
+def check_due(patch: Patch, bases: Bases) -> None:
+    oldest = bases.releases[0]
+    if patch.drop_when is not None and oldest.version >= patch.drop_when:
+        raise ConfigError(
+            f"patches/{patch.path} is due to be dropped: upstream >= {patch.drop_when} holds "
+            f"for every pinned base, the oldest is {oldest.tag}",
+            means="Its own header says so (Drop-When).",
+            next=f"git rm patches/{patch.path}, and take its line out of series.txt",
+        )
+
+
+def touched(patches: tuple[Patch, ...], bases: Bases, position: int) -> Touched:
+    base = bases.releases[position]
+    topics = resolve(patches, base)
+    chosen = [t.patch for t in topics if t.state == State.APPLIES and t.patch is not None]
+    counts = [count_lines(patch.content) for patch in chosen]
+    return Touched(
+        base=base.tag,
+        patches=len(chosen),
+        files=len({path for patch in chosen for path in patch.touched}),
+        added=sum(added for added, _ in counts),
+        removed=sum(removed for _, removed in counts),
+    )
+
+
+def count_lines(content: bytes) -> tuple[int, int]:
+    """Added and removed lines of a patch, by its hunks."""
+    added = removed = old = new = 0
+    for line in content.split(b"\n"):
+        if old > 0 or new > 0:
+            kind = line[:1]
+            added += kind == b"+"
+            removed += kind == b"-"
+            old -= kind in (b" ", b"-", b"")
+            new -= kind in (b" ", b"+", b"")
+            continue
+        hunk = re.match(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", line)
+        if hunk:
+            old, new = (1 if count is None else int(count) for count in hunk.groups())
+    return added, removed
+
+
+def unclean(patch: Patch, line: int, why: str) -> ConfigError:
+    return ConfigError(
+        f"patches/{patch.path}:{line}: {why}",
+        means="Written by another git or with other flags, it would change without a reason.",
+        next="write it with the git format-patch line in README.md, under Changing a patch",
+    )

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each verb does: from parsed options to a text for a person and a JSON document.
+
+What is heavy is imported in the verb that uses it, after the first line is out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipe.config import Base, Bases, Project, load_bases
+from recipe.log import Log, say
+
+if TYPE_CHECKING:
+    from recipe.git import Store
+    from recipe.plan import Series
+    from recipe.tree import Applied
+
+
+def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    if options.dry_run:
+        return run_plan(options, project)
+    bases, base = greet(options, project)
+    from recipe import pipeline
+    from recipe.native import check_choice
+    from recipe.report import summary
+
+    check_choice(options.native)
+    wanted = pipeline.Options(
+        arch=options.arch,
+        platform=options.platform,
+        source=options.source,
+        out=options.out.resolve(),
+        offline=options.offline,
+        test=not options.no_test,
+        test_torch=options.test_torch,
+        python=options.python,
+    )
+    built = pipeline.build(project, bases, base, wanted, Log())
+    show(options, summary(built.report, built.wheel))
+    return built.report
+
+
+def greet(options: argparse.Namespace, project: Project) -> tuple[Bases, Base]:
+    """Say at once what the command is about."""
+    bases = load_bases(project.bases_file)
+    base = bases.find(options.base)
+    say(f"{base.tag} ({base.commit}), torch {base.torch}; cache {project.cache}")
+    return bases, base
+
+
+def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
+    from recipe import plan
+    from recipe.native import check_choice
+
+    check_choice(options.native)
+    made = plan.make_plan(
+        project,
+        bases,
+        base,
+        arch_list=options.arch,
+        platform=options.platform,
+        source=options.source,
+        offline=options.offline,
+    )
+    show(options, plan.as_text(made))
+    return plan.as_json(made)
+
+
+def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
+    from recipe import tree
+
+    _, applied, store = put_on(options, project, bases, base, until=options.until)
+    tree.write_repository(store, applied, options.tree.resolve(), f"base-{base.tag}")
+    show(
+        options,
+        f"{len(applied.commits)} commits on {base.tag} in {options.tree}\n"
+        f"  git -C {options.tree} log --oneline base-{base.tag}..",
+    )
+    return {
+        "base": base.tag,
+        "tree": str(options.tree),
+        "commit": applied.head,
+        "commits": [{"patch": path, "commit": commit} for path, commit in applied.commits],
+    }
+
+
+def put_on(
+    options: argparse.Namespace, project: Project, bases: Bases, base: Base, *, until: str | None
+) -> tuple[Series, Applied, Store]:
+    """Fetch the upstream that was asked for and put its series and overlay on."""
+    from recipe import sources, tree
+    from recipe.plan import resolve_series
+
+    series = resolve_series(project, bases, base, options.upstream)
+    find = sources.vllm_source if options.upstream == "vllm" else sources.deepgemm_source
+    source = find(project, base, source=options.source, offline=options.offline)
+    store = sources.store_of(project)
+    patches = tree.until(series.patches, until)
+    files = series.files if until is None else ()
+    return series, tree.apply_all(store, source.commit, patches, files), store
+
+
+def run_export(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
+    from recipe import export
+
+    series, applied, store = put_on(options, project, bases, base, until=None)
+    target: Path = options.quilt or options.git
+    write = export.export_quilt if options.quilt else export.export_git
+    names = write(store, series, applied, target.resolve())
+    then = (
+        f"QUILT_PATCHES={target} quilt push -a" if options.quilt else f"git am -k {target}/*.patch"
+    )
+    show(options, f"{len(names)} patches for {base.tag} in {target}\n  {then}")
+    return {"base": base.tag, "folder": str(target), "patches": names}
+
+
+def run_lint(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from recipe.lint import lint
+
+    rows = lint(project, load_bases(project.bases_file))
+    lines = [f"{'base':9}{'patches':>8}{'files':>7}{'added':>7}{'removed':>9}"]
+    for r in rows:
+        lines.append(f"{r.base:9}{r.patches:8}{r.files:7}{r.added:7}{r.removed:9}")
+    show(options, "\n".join(lines) if options.stats else "the series is in order")
+    return {"touched": [asdict(row) for row in rows]}
+
+
+def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from recipe import catalog
+    from recipe.errors import UsageError
+
+    if options.action == "add":
+        if not options.tags:
+            raise UsageError("no release was named", next="python build.py bases add v0.33.0")
+        bases = catalog.add(project, options.tags)
+    else:
+        bases = load_bases(project.bases_file)
+    rows = catalog.table(bases)
+    columns = list(rows[0])
+    width = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
+    lines = [
+        "  ".join(f"{row[c]:{width[c]}}" for c in columns).rstrip()
+        for row in [{c: c for c in columns}, *rows]
+    ]
+    show(options, "\n".join(lines))
+    return {"bases": rows}
+
+
+def run_test(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from recipe.suite import run_suite
+
+    bases: Bases = load_bases(project.bases_file)
+    names = options.base
+    if names == ["all"]:
+        names = [base.tag for base in bases.releases]
+    chosen = [bases.find(name) for name in names]
+    return run_suite(project, bases, chosen, torch=options.test_torch, pytest=options.pytest)
+
+
+def run_doctor(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from recipe.doctor import examine
+
+    findings = examine(project)
+    lines = [f"{'ok  ' if f.good else 'LACKS'} {f.name}: {f.detail}" for f in findings]
+    lines += [f"  next: {f.next}" for f in findings if not f.good]
+    show(options, "\n".join(lines))
+    bad = [f for f in findings if not f.good]
+    return {
+        "findings": [
+            {"name": f.name, "good": f.good, "detail": f.detail, "needed_by": f.needed_by}
+            for f in findings
+        ],
+        "exit_code": 8 if bad else 0,
+    }
+
+
+def show(options: argparse.Namespace, text: str) -> None:
+    """The answer for a person: on stdout, unless the JSON document goes there."""
+    print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
