@@ -8,20 +8,22 @@ import json
 import re
 import urllib.request
 import zipfile
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import parse_wheel_filename
+from packaging.version import Version
 
 from recipe import pins
-from recipe.archive import import_entries, tar_entries
 from recipe.config import SCHEMA, Archive, Base, Bases, Project, load_bases
-from recipe.download import Link, fetch, list_release
+from recipe.download import Link, list_files, list_release
 from recipe.errors import SourceError, UsageError
 from recipe.git import Store
-from recipe.lock import hold
 from recipe.log import say
 from recipe.native import component_name
-from recipe.sources import IMPORTER, store_of
+from recipe.patch import Patch
+from recipe.sources import import_sdist
 
 MACHINES = ("x86_64", "aarch64")
 HEAD = """\
@@ -43,15 +45,7 @@ def pin_release(project: Project, tag: str) -> Base:
     sdist = archive_of(next(link for link in links if link.name.endswith(".tar.gz")))
     wheels = {machine: newest_wheel(links, machine) for machine in MACHINES}
     say(f"pinning {tag}: {sdist.name}")
-    path = fetch(sdist, project="vllm", version=version, cache=project.cache, offline=False)
-    store = store_of(project)
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        ref = f"refs/sm12x/sdist/{sdist.sha256}-{IMPORTER}"
-        origin = f"{sdist.name} sha256:{sdist.sha256}"
-        commit = store.commit_of(ref)
-        if commit is None:
-            message = f"vllm {version}\n\n{origin}\n"
-            commit = import_entries(store, tar_entries(path), ref, message)
+    store, commit = import_sdist(project, sdist, version, offline=False)
     return read_tree(store, commit, tag, sdist, wheels)
 
 
@@ -125,6 +119,55 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(content)] = content
         self.position += len(content)
         return len(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A pin that differs from the base before; patches: ours that touch the file it stands in."""
+
+    base: str
+    pin: str
+    old: str
+    new: str
+    patches: tuple[str, ...]
+
+
+def moved(old: Base, new: Base, patches: list[Patch]) -> list[Moved]:
+    """Every pin of `new` that isn't what it was in `old`."""
+    before = {"torch": old.torch, "cuda": old.cuda, "python": canonical(old.python)}
+    after = {"torch": new.torch, "cuda": new.cuda, "python": canonical(new.python)}
+    before |= {f"inner.{pin.name}": f"{pin.repository} {pin.pin}" for pin in old.inner}
+    after |= {f"inner.{pin.name}": f"{pin.repository} {pin.pin}" for pin in new.inner}
+    before["components"], after["components"] = map(" ".join, (old.components, new.components))
+    return [
+        Moved(
+            base=new.tag,
+            pin=name,
+            old=before.get(name, "none"),
+            new=after.get(name, "none"),
+            patches=tuple(p.path for p in patches if names_pin(p, name)),
+        )
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def names_pin(patch: Patch, pin: str) -> bool:
+    """Whether a patch touches the CMake file that declares an inner source."""
+    wanted = re.sub(r"\W|_", "", pin.removeprefix("inner."))
+    files = [path for path in patch.touched if path.startswith("cmake/external_projects/")]
+    return any(re.sub(r"\W|_", "", PurePosixPath(path).stem) == wanted for path in files)
+
+
+def newer(bases: Bases) -> list[str]:
+    """Releases the index has that are newer than the newest pinned one, oldest first."""
+    latest = bases.releases[-1].version
+    found = {Version(version) for version, link in list_files("vllm") if is_source(link)}
+    return [f"v{v}" for v in sorted(found) if v > latest and not v.is_prerelease]
+
+
+def is_source(link: Link) -> bool:
+    return link.name.endswith(".tar.gz")
 
 
 def add(project: Project, tags: list[str]) -> Bases:

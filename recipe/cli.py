@@ -187,8 +187,10 @@ def add_upstream(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bases(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "list the pinned releases, or pin one", do.run_bases)
-    parser.add_argument("action", nargs="?", choices=("list", "add"), default="list")
+    parser = verb(
+        verbs, name, "list the pinned releases, pin one, or look for newer ones", do.run_bases
+    )
+    parser.add_argument("action", nargs="?", choices=("list", "add", "check"), default="list")
     parser.add_argument("tags", nargs="*", metavar="vX.Y.Z", help="releases to pin")
 
 

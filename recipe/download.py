@@ -114,7 +114,7 @@ def list_files(project: str) -> list[tuple[str, Link]]:
             Link(
                 name=package.link.filename,
                 url=package.link.normalized.partition("#")[0],
-                sha256=(package.link.hashes or {}).get("sha256"),
+                sha256=next(iter((package.link.hash_option or {}).get("sha256", [])), None),
                 requires_python=package.link.requires_python,
             ),
         )

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from recipe.archive import Entry, folder_entries, import_entries, tar_entries
-from recipe.config import Base, Project
+from recipe.config import Archive, Base, Project
 from recipe.download import fetch
 from recipe.errors import SourceError, UsageError
 from recipe.git import Store, open_store
@@ -69,23 +69,31 @@ def is_url(text: str) -> bool:
 
 
 def from_sdist(project: Project, base: Base, *, offline: bool) -> Source:
+    store, commit = import_sdist(project, base.sdist, str(base.version), offline=offline)
+    check_release(store, base, commit)
+    return Source(kind=Kind.SDIST, commit=commit, origin=archive_origin(base.sdist))
+
+
+def import_sdist(
+    project: Project, archive: Archive, version: str, *, offline: bool
+) -> tuple[Store, str]:
+    """Fetch a source archive and import it, unless that was done; the store and the commit."""
     store = store_of(project)
-    archive = base.sdist
     ref = f"refs/sm12x/sdist/{archive.sha256}-{IMPORTER}"
-    origin = f"{archive.name} sha256:{archive.sha256}"
     if store.commit_of(ref) is None:
-        check_disk(project.cache, ROOM_BYTES, f"the source of {base.tag}")
-    path = fetch(
-        archive, project="vllm", version=str(base.version), cache=project.cache, offline=offline
-    )
+        check_disk(project.cache, ROOM_BYTES, f"the source of v{version}")
+    path = fetch(archive, project="vllm", version=version, cache=project.cache, offline=offline)
     with hold(project.cache / "locks" / "store.lock", "the object store"):
         commit = store.commit_of(ref)
         if commit is None:
             say(f"  importing {archive.name} into the object store")
-            message = f"vllm {base.version}\n\n{origin}\n"
+            message = f"vllm {version}\n\n{archive_origin(archive)}\n"
             commit = import_entries(store, tar_entries(path), ref, message)
-    check_release(store, base, commit)
-    return Source(kind=Kind.SDIST, commit=commit, origin=origin)
+    return store, commit
+
+
+def archive_origin(archive: Archive) -> str:
+    return f"{archive.name} sha256:{archive.sha256}"
 
 
 def check_release(store: Store, base: Base, commit: str) -> None:

@@ -138,13 +138,16 @@ def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     from recipe import catalog
     from recipe.errors import UsageError
 
+    if options.action == "check":
+        found = catalog.newer(load_bases(project.bases_file))
+        lines = [f"{tag}  python build.py bases add {tag}" for tag in found]
+        show(options, "\n".join(lines) or "no newer release")
+        return {"newer": found}
     if options.action == "add":
         if not options.tags:
             raise UsageError("no release was named", next="python build.py bases add v0.33.0")
-        bases = catalog.add(project, options.tags)
-    else:
-        bases = load_bases(project.bases_file)
-    rows = catalog.table(bases)
+        return show_moved(options, project, catalog.add(project, options.tags))
+    rows = catalog.table(load_bases(project.bases_file))
     columns = list(rows[0])
     width = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
     lines = [
@@ -153,6 +156,29 @@ def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     ]
     show(options, "\n".join(lines))
     return {"bases": rows}
+
+
+def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> dict[str, Any]:
+    """What moved between each base that was pinned and the one before it."""
+    from dataclasses import asdict
+    from itertools import pairwise
+
+    from recipe import catalog
+    from recipe.series import read_series
+
+    patches = read_series(project)
+    found = [
+        move
+        for old, new in pairwise(bases.releases)
+        if new.tag in options.tags
+        for move in catalog.moved(old, new, [p for p in patches if p.bases.contains(old.version)])
+    ]
+    lines = [f"pinned {' '.join(options.tags)} in bases.toml"]
+    for move in found:
+        touched = f" (touched by {', '.join(move.patches)})" if move.patches else ""
+        lines.append(f"{move.base} {move.pin}{touched}\n  - {move.old}\n  + {move.new}")
+    show(options, "\n".join(lines))
+    return {"pinned": options.tags, "moved": [asdict(move) for move in found]}
 
 
 def run_test(options: argparse.Namespace, project: Project) -> dict[str, Any]:
