@@ -107,7 +107,7 @@ def plan(asked: tuple[str, ...], cmake: str, cuda: str, version: Version) -> Arc
             continue
         best = min((serves(part, capability) for part in compiled), key=rank, default=Verdict.NONE)
         kept = ";".join(compiled) or "nothing"
-        why = f"CUDA {cuda} keeps {kept} of {';'.join(asked)}: {RULES[best]}"
+        why = f"a compile with CUDA {cuda} keeps {kept} of {';'.join(asked)}: {RULES[best]}"
         devices.append(Device(capability=capability, verdict=best, why=why))
     return ArchPlan(asked=asked, compiled=compiled, devices=tuple(devices))
 
