@@ -11,7 +11,7 @@ from pathlib import Path
 from recipe import run
 from recipe.config import Project
 
-CACHE_BYTES = 6 << 30
+CACHE_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def cache(project: Project) -> Finding:
         name="cache",
         good=free >= CACHE_BYTES and writable(place),
         detail=f"{project.cache}: {free / 2**30:.1f} GiB free (a base takes up to "
-        f"{CACHE_BYTES >> 30} GiB with a CPU torch, more with a CUDA build)",
+        f"{CACHE_BYTES >> 30} GiB with its own torch)",
         needed_by="build",
         next="name a folder with room: SM12X_CACHE=DIR python build.py ...",
     )

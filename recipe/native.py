@@ -73,9 +73,10 @@ def component(name: str, files: tuple[str, ...], patches: list[Patch]) -> Compon
     if not patches:
         why = "published binary; no patch changes its compile"
         return Component(name=name, files=files, action=Action.REUSE, why=why)
-    topics = ", ".join(patch.topic for patch in patches)
+    topics = " and ".join(patch.topic for patch in patches)
+    verb = "changes" if len(patches) == 1 else "change"
     missing = "" if files else "; the published wheel has no such component"
-    why = f"{topics} changes its compile; this wheel does not contain that{missing}"
+    why = f"{topics} {verb} its compile; this wheel does not contain that{missing}"
     return Component(name=name, files=files, action=Action.STALE, why=why)
 
 
