@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http
 import io
 import json
 import re
@@ -42,7 +43,10 @@ def pin_release(project: Project, tag: str) -> Base:
         raise SourceError(
             f"the package index has no vllm {version}", next="python build.py bases list"
         )
-    sdist = archive_of(next(link for link in links if link.name.endswith(".tar.gz")))
+    source = next((link for link in links if is_source(link)), None)
+    if source is None:
+        raise SourceError(f"the index has no source archive of {tag}", next="python build.py bases")
+    sdist = archive_of(source)
     wheels = {machine: newest_wheel(links, machine) for machine in MACHINES}
     say(f"pinning {tag}: {sdist.name}")
     store, commit = import_sdist(project, sdist, version, offline=False)
@@ -51,6 +55,8 @@ def pin_release(project: Project, tag: str) -> Base:
 
 def read_tree(store: Store, commit: str, tag: str, sdist: Archive, wheels: dict[str, Link]) -> Base:
     def read(path: str) -> str:
+        if not store.has_path(commit, path):
+            raise pins.unknown(f"{tag} has no {path}")
         return store.read(commit, path).decode()
 
     listing = store.text("ls-tree", "--name-only", commit, "--", "cmake/external_projects/")
@@ -85,8 +91,16 @@ def newest_wheel(links: list[Link], machine: str) -> Link:
 
 def remote_components(url: str) -> tuple[str, ...]:
     """The compiled extensions of a wheel on the index, from its central directory alone."""
-    with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 1 << 18)) as wheel:
-        return tuple(sorted({component_name(n) for n in wheel.namelist() if n.endswith(".so")}))
+    try:
+        with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 1 << 18)) as wheel:
+            members = wheel.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SourceError(
+            f"the members of {url.rsplit('/', 1)[-1]} could not be read from the index: {error}",
+            means="Nothing was pinned.",
+            next="check the network and run it again; the index's server must answer ranges",
+        ) from None
+    return tuple(sorted({component_name(name) for name in members if name.endswith(".so")}))
 
 
 class RemoteFile(io.RawIOBase):
@@ -115,6 +129,8 @@ class RemoteFile(io.RawIOBase):
             return 0
         wanted = {"Range": f"bytes={self.position}-{last}"}
         with urllib.request.urlopen(urllib.request.Request(self.url, headers=wanted)) as answer:
+            if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+                raise OSError("the server doesn't answer ranges")
             content = answer.read(last - self.position + 1)
         buffer[: len(content)] = content
         self.position += len(content)

@@ -13,7 +13,13 @@ from recipe.config import DEFAULT_ARCH, Archive, Base, Bases, Project
 from recipe.errors import UsageError
 from recipe.git import Store
 from recipe.native import Component, components, in_wheel
-from recipe.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
+from recipe.overlay import (
+    OverlayFile,
+    generated_files,
+    patchset_digest,
+    read_overlay,
+    sha256,
+)
 from recipe.patch import NATIVE, Patch
 from recipe.series import UPSTREAMS, State, Topic, check, resolve
 from recipe.sources import Source, store_of, vllm_source
@@ -139,8 +145,6 @@ def not_carried(applied: Applied) -> tuple[str, ...]:
 
 def wheel_changes(store: Store, plan: Plan) -> tuple[dict[str, bytes], dict[str, str], set[str]]:
     """Of the patched tree: content of new and changed members, sha256 of the old, removed ones."""
-    from recipe.overlay import sha256
-
     files: dict[str, bytes] = {}
     before: dict[str, str] = {}
     removed: set[str] = set()

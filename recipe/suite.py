@@ -12,7 +12,7 @@ from recipe.config import DEFAULT_ARCH, Base, Bases, Project
 from recipe.errors import TestsFailed
 from recipe.log import Log, say
 
-PYTHON_CODE = ["build.py", "recipe", "tests", "overlay"]
+PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks"]
 
 
 def run_suite(

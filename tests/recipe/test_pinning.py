@@ -119,3 +119,35 @@ def test_a_release_that_isnt_there_leaves_the_pins(newer: World) -> None:
     assert done.next
     assert (newer.root / "bases.toml").read_bytes() == before
     assert newer.run("bases", "add", "9.2").status == 2
+
+
+def refused(world: World, status: int) -> str:
+    """The errors of a pinning that must fail and leave the pins as they are."""
+    before = (world.root / "bases.toml").read_bytes()
+    done = world.run("bases", "add", f"v{NEW}")
+    assert done.status == status, done.err
+    assert done.next
+    assert (world.root / "bases.toml").read_bytes() == before
+    return done.err
+
+
+def test_a_server_without_ranges_is_named(newer: World) -> None:
+    newer.index.ranges = False
+    assert "ranges" in refused(newer, 3)
+
+
+def test_a_wheel_that_is_none_is_named(newer: World) -> None:
+    name = f"vllm-{NEW}-2-cp38-abi3-manylinux_2_28_x86_64.whl"
+    newer.index.sends[name] = b"not a wheel at all"
+    assert name in refused(newer, 3)
+
+
+def test_a_release_without_a_source_archive_is_refused(newer: World) -> None:
+    del newer.index.files["vllm"][f"vllm-{NEW}.tar.gz"]
+    assert "no source archive" in refused(newer, 3)
+
+
+def test_a_release_laid_out_otherwise_names_the_missing_file(newer: World) -> None:
+    tree = {name: content for name, content in TREE.items() if "versions.json" not in name}
+    newer.index.add("vllm", f"vllm-{NEW}.tar.gz", small.make_sdist(tree, NEW))
+    assert "docker/versions.json" in refused(newer, 2)
