@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from recipe import pins
 from recipe.archive import Entry, folder_entries, import_entries, tar_entries
 from recipe.config import Archive, Base, Project
 from recipe.download import fetch
@@ -98,13 +99,10 @@ def archive_origin(archive: Archive) -> str:
 
 def check_release(store: Store, base: Base, commit: str) -> None:
     """The archive's own version file must name the pinned commit."""
-    text = store.read(commit, "vllm/_version.py").decode()
-    named = re.search(r"commit_id = 'g([0-9a-f]+)'", text)
-    if named is None or (
-        not base.commit.startswith(named[1]) and not named[1].startswith(base.commit)
-    ):
+    named = pins.commit(lambda path: store.read(commit, path).decode())
+    if not base.commit.startswith(named) and not named.startswith(base.commit):
         raise SourceError(
-            f"{base.sdist.name} says it was made from commit {named[1] if named else 'unknown'}; "
+            f"{base.sdist.name} says it was made from commit {named}; "
             f"bases.toml pins {base.commit}",
             means="The pins of this base contradict each other.",
             next=f"python build.py bases add {base.tag}",
