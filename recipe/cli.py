@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipe import series_verbs
 from recipe import verbs as do
 from recipe.config import DEFAULT_ARCH, Project, open_project
 from recipe.errors import INTERRUPTED, RecipeError
@@ -156,7 +157,10 @@ def add_plan(verbs: Any, name: str) -> None:
 
 def add_apply(verbs: Any, name: str) -> None:
     parser = verb(
-        verbs, name, "write the patched tree as a git repository, one commit a patch", do.run_apply
+        verbs,
+        name,
+        "write the patched tree as a git repository, one commit a patch",
+        series_verbs.run_apply,
     )
     add_base(parser)
     add_source(parser)
@@ -166,7 +170,9 @@ def add_apply(verbs: Any, name: str) -> None:
 
 
 def add_export(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "write the series of a base for quilt or for git am", do.run_export)
+    parser = verb(
+        verbs, name, "write the series of a base for quilt or for git am", series_verbs.run_export
+    )
     add_base(parser)
     add_source(parser)
     add_upstream(parser)
@@ -176,7 +182,9 @@ def add_export(verbs: Any, name: str) -> None:
 
 
 def add_lint(verbs: Any, name: str) -> None:
-    parser = verb(verbs, name, "check headers, order, form and due conditions", do.run_lint)
+    parser = verb(
+        verbs, name, "check headers, order, form and due conditions", series_verbs.run_lint
+    )
     parser.add_argument("--stats", action="store_true", help="upstream lines touched on each base")
 
 

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recipe.config import Base, Bases, Project, load_bases
 from recipe.log import Log, say
-
-if TYPE_CHECKING:
-    from recipe.git import Store
-    from recipe.plan import Series
-    from recipe.tree import Applied
 
 
 def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
@@ -69,69 +63,6 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     )
     show(options, plan.as_text(made))
     return plan.as_json(made)
-
-
-def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    bases, base = greet(options, project)
-    from recipe import tree
-
-    _, applied, store = put_on(options, project, bases, base, until=options.until)
-    tree.write_repository(store, applied, options.tree.resolve(), f"base-{base.tag}")
-    show(
-        options,
-        f"{len(applied.commits)} commits on {base.tag} in {options.tree}\n"
-        f"  git -C {options.tree} log --oneline base-{base.tag}..",
-    )
-    return {
-        "base": base.tag,
-        "tree": str(options.tree),
-        "commit": applied.head,
-        "commits": [{"patch": path, "commit": commit} for path, commit in applied.commits],
-    }
-
-
-def put_on(
-    options: argparse.Namespace, project: Project, bases: Bases, base: Base, *, until: str | None
-) -> tuple[Series, Applied, Store]:
-    """Fetch the upstream that was asked for and put its series and overlay on."""
-    from recipe import sources, tree
-    from recipe.plan import resolve_series
-
-    series = resolve_series(project, bases, base, options.upstream)
-    find = sources.vllm_source if options.upstream == "vllm" else sources.deepgemm_source
-    source = find(project, base, source=options.source, offline=options.offline)
-    store = sources.store_of(project)
-    patches = tree.until(series.patches, until)
-    files = series.files if until is None else ()
-    return series, tree.apply_all(store, source.commit, patches, files), store
-
-
-def run_export(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    bases, base = greet(options, project)
-    from recipe import export
-
-    series, applied, store = put_on(options, project, bases, base, until=None)
-    target: Path = options.quilt or options.git
-    write = export.export_quilt if options.quilt else export.export_git
-    names = write(store, series, applied, target.resolve())
-    then = (
-        f"QUILT_PATCHES={target} quilt push -a" if options.quilt else f"git am -k {target}/*.patch"
-    )
-    show(options, f"{len(names)} patches for {base.tag} in {target}\n  {then}")
-    return {"base": base.tag, "folder": str(target), "patches": names}
-
-
-def run_lint(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from recipe.lint import lint
-
-    rows = lint(project, load_bases(project.bases_file))
-    lines = [f"{'base':9}{'patches':>8}{'files':>7}{'added':>7}{'removed':>9}"]
-    for r in rows:
-        lines.append(f"{r.base:9}{r.patches:8}{r.files:7}{r.added:7}{r.removed:9}")
-    show(options, "\n".join(lines) if options.stats else "the series is in order")
-    return {"touched": [asdict(row) for row in rows]}
 
 
 def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
