@@ -113,6 +113,10 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto or sdist: the pinned archive; git: upstream's repository; a git URL; a folder",
     )
+    add_offline(parser)
+
+
+def add_offline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="use only what the cache holds")
 
 
@@ -188,6 +192,11 @@ def add_lint(verbs: Any, name: str) -> None:
     parser.add_argument("--stats", action="store_true", help="upstream lines touched on each base")
 
 
+def add_matrix(verbs: Any, name: str) -> None:
+    parser = verb(verbs, name, "say what every topic is on every release", series_verbs.run_matrix)
+    add_offline(parser)
+
+
 def add_upstream(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", choices=("vllm", "deepgemm"), default="vllm", help="which upstream's series"
@@ -224,6 +233,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "apply": add_apply,
     "export": add_export,
     "lint": add_lint,
+    "matrix": add_matrix,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

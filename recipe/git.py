@@ -94,6 +94,24 @@ class Store:
         pairs = zip(words[::2], words[1::2], strict=True)
         return tuple(Change(status=status, path=path) for status, path in pairs)
 
+    def renames(self, old: str, new: str) -> tuple[tuple[str, str], ...]:
+        """Files of `old` that `new` has under another name (at least half of the lines alike)."""
+        raw = self.git("diff-tree", "-r", "-z", "-M", "--diff-filter=R", "--name-status", old, new)
+        words = raw.decode().split("\0")[:-1]
+        return tuple(zip(words[1::3], words[2::3], strict=True))
+
+    def find_line(self, commit: str, line: bytes) -> list[str]:
+        """path:line of every place in a tree that has this text in a line."""
+        wanted = line.decode("utf-8", "replace")
+        try:
+            out = self.git("grep", "-n", "-I", "-F", "-e", wanted, commit)
+        except run.CommandFailed as error:
+            if error.returncode == 1:
+                return []
+            raise
+        rows = out.decode("utf-8", "replace").splitlines()
+        return [":".join(row.split(":", 3)[1:3]) for row in rows]
+
     def commit(
         self, tree: str, parent: str | None, *, message: str, author: str = "", date: str = EPOCH
     ) -> str:
@@ -120,6 +138,15 @@ class Store:
             index = folder / "index"
             self.git("read-tree", commit, index=index)
             yield index
+
+    def apply(self, content: bytes, index: Path, *, reverse: bool = False) -> None:
+        """Put a patch on an index, or take it off: where its whole context matches, or not at all.
+
+        git apply moves a hunk but has no fuzz; --cached works on the index alone and changes
+        nothing if any hunk fails. CommandFailed then, with git's reason.
+        """
+        way = ["--reverse"] if reverse else []
+        self.git("apply", "--cached", "--whitespace=nowarn", *way, "-", stdin=content, index=index)
 
     def format_patch(self, commit: str) -> bytes:
         """One commit as a mail, byte-stable."""

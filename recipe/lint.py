@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from recipe.config import Bases, Project
 from recipe.errors import ConfigError
+from recipe.hunks import count_lines
 from recipe.patch import Patch
 from recipe.series import State, check, resolve
 
@@ -74,23 +75,6 @@ def touched(patches: tuple[Patch, ...], bases: Bases, position: int) -> Touched:
         added=sum(added for added, _ in counts),
         removed=sum(removed for _, removed in counts),
     )
-
-
-def count_lines(content: bytes) -> tuple[int, int]:
-    """Added and removed lines of a patch, by its hunks."""
-    added = removed = old = new = 0
-    for line in content.split(b"\n"):
-        if old > 0 or new > 0:
-            kind = line[:1]
-            added += kind == b"+"
-            removed += kind == b"-"
-            old -= kind in (b" ", b"-", b"")
-            new -= kind in (b" ", b"+", b"")
-            continue
-        hunk = re.match(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", line)
-        if hunk:
-            old, new = (1 if count is None else int(count) for count in hunk.groups())
-    return added, removed
 
 
 def unclean(patch: Patch, line: int, why: str) -> ConfigError:

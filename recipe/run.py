@@ -22,11 +22,14 @@ FULL_DISK_BYTES = 16 * 2**20
 class CommandFailed(Exception):
     """A command ended with a non-zero status; the caller says what that means."""
 
-    def __init__(self, args: Sequence[str], returncode: int, stderr: str) -> None:
+    def __init__(
+        self, args: Sequence[str], returncode: int, stderr: str, stdout: bytes = b""
+    ) -> None:
         super().__init__(f"{shlex.join(args)} ended with {returncode}\n{stderr}")
         self.command = shlex.join(args)
         self.returncode = returncode
         self.stderr = stderr
+        self.stdout = stdout
 
 
 def output(
@@ -47,7 +50,8 @@ def output(
         check=False,
     )
     if finished.returncode != 0:
-        raise CommandFailed(args, finished.returncode, finished.stderr.decode(errors="replace"))
+        stderr = finished.stderr.decode(errors="replace")
+        raise CommandFailed(args, finished.returncode, stderr, finished.stdout)
     return finished.stdout
 
 

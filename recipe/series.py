@@ -15,6 +15,7 @@ from recipe.errors import ConfigError
 from recipe.patch import Patch, read_patch
 
 UPSTREAMS = ("vllm", "deepgemm")
+LOWER_ENDS = (">=", ">", "==", "~=")
 
 
 class State(StrEnum):
@@ -23,11 +24,15 @@ class State(StrEnum):
     APPLIES = "applies"
     UPSTREAMED = "upstreamed"
     NOT_NEEDED = "not-needed"
+    UNRESOLVED = "unresolved"  # not exactly one of the others: a build stops there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
-    """One topic resolved on one base; `patch` is the file that applies, if one does."""
+    """One topic resolved on one base.
+
+    patch: the file that applies; for an unresolved topic, the one for the nearest older base.
+    """
 
     name: str
     state: State
@@ -70,10 +75,32 @@ def series_entries(path: Path) -> list[tuple[int, str]]:
 
 def resolve(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
     """Each topic on `base`, in series order: exactly one of applies, upstreamed, not needed."""
+    return tuple(resolve_topic(name, files, base) for name, files in by_topic(patches).items())
+
+
+def survey(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
+    """As `resolve`, but a topic that is unresolved is given as such, with the reason."""
+    found = []
+    for name, files in by_topic(patches).items():
+        try:
+            found.append(resolve_topic(name, files, base))
+        except ConfigError as error:
+            nearest = max(files, key=lambda patch: first_release(patch, base.version))
+            found.append(Topic(name=name, state=State.UNRESOLVED, why=error.what, patch=nearest))
+    return tuple(found)
+
+
+def by_topic(patches: tuple[Patch, ...]) -> dict[str, list[Patch]]:
     topics: dict[str, list[Patch]] = {}
     for patch in patches:
         topics.setdefault(patch.topic, []).append(patch)
-    return tuple(resolve_topic(name, files, base) for name, files in topics.items())
+    return topics
+
+
+def first_release(patch: Patch, limit: Version) -> Version:
+    """The lower end of a patch's range, where that isn't above `limit`; a sort key."""
+    ends = [Version(s.version.removesuffix(".*")) for s in patch.bases if s.operator in LOWER_ENDS]
+    return max((end for end in ends if end <= limit), default=Version("0"))
 
 
 def resolve_topic(name: str, files: list[Patch], base: Base) -> Topic:

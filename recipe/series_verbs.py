@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.config import Base, Bases, Project, load_bases
+from recipe.log import say
 from recipe.verbs import greet, show
 
 if TYPE_CHECKING:
@@ -80,3 +81,13 @@ def run_lint(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         lines.append(f"{r.base:9}{r.patches:8}{r.files:7}{r.added:7}{r.removed:9}")
     show(options, "\n".join(lines) if options.stats else "the series is in order")
     return {"touched": [asdict(row) for row in rows]}
+
+
+def run_matrix(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases = load_bases(project.bases_file)
+    say(f"{len(bases.releases)} releases; cache {project.cache}")
+    from recipe import matrix_store, matrix_text
+
+    found = matrix_store.known_matrix(project, bases, offline=options.offline)
+    show(options, matrix_text.as_text(found))
+    return matrix_store.as_json(found)

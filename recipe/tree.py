@@ -51,9 +51,7 @@ def apply_all(
 
 def apply_one(store: Store, index: Path, patch: Patch) -> None:
     try:
-        # git apply moves a hunk to where its whole context matches and has no fuzz; --cached works
-        # on the index alone and changes nothing if any hunk fails.
-        store.git("apply", "--cached", "--whitespace=nowarn", "-", stdin=patch.content, index=index)
+        store.apply(patch.content, index)
     except run.CommandFailed as error:
         evidence = [line.removeprefix("error: ") for line in error.stderr.splitlines() if line]
         raise ApplyError(

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of one patch on another tree: the answer that matrix and rebase share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from recipe import run
+from recipe.git import Store
+from recipe.hunks import Hunk, change_of, read_hunks
+from recipe.patch import Patch
+from recipe.threeway import Conflict, Merge, merge
+from recipe.upstreamed import (
+    Releases,
+    Signal,
+    all_in,
+    empty,
+    named,
+    own_hunks,
+    same_commit,
+    same_ids,
+)
+
+# Upstream changes this near to a hunk are worth a look: the same thing may have been done there.
+NEAR_LINES = 12
+# A shorter line could stand anywhere.
+TELLING_LETTERS = 20
+
+
+class Outcome(StrEnum):
+    """What a patch is on a tree it wasn't written for."""
+
+    UNCHANGED = "unchanged"
+    MOVED = "moved"
+    MERGED = "merged"
+    RENAMED = "renamed"
+    UPSTREAMED = "upstreamed"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Followed:
+    """One patch on the stack of a release.
+
+    tree: the stack with the patch on it (with markers for a conflict; the stack itself where
+    upstream has it). hunks: how many the patch has; taken: how many of its changes upstream's diff
+    has by patch-id. kept: its added and removed lines are those of the file, so nobody needs to
+    look again. renames: (from, to) of upstream files. evidence: what was seen, for a person.
+    """
+
+    patch: Patch
+    outcome: Outcome
+    tree: str
+    hunks: int
+    kept: bool = True
+    taken: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    signals: tuple[Signal, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A patch and the tree it is brought to.
+
+    before, after: commits of the stack without and with the patch, where it is known to apply.
+    stack: commit of the new release with the patches before this one. reverse: that the patch can
+    be taken off the new release, if it can (`upstreamed.reversible`).
+    """
+
+    store: Store
+    patch: Patch
+    before: str
+    after: str
+    stack: str
+    releases: Releases
+    reverse: Signal | None
+
+
+def apply_exactly(store: Store, patch: Patch, stack: str) -> tuple[str, list[str]] | str:
+    """The tree with the patch on it and each hunk's place, or git's reason why it can't be."""
+    with store.index(stack) as index:
+        try:
+            store.apply(patch.content, index)
+        except run.CommandFailed as error:
+            return "; ".join(line.removeprefix("error: ") for line in error.stderr.splitlines())
+        tree = store.git("write-tree", index=index).decode().strip()
+    return tree, places(store, patch, stack, tree)
+
+
+def places(store: Store, patch: Patch, stack: str, tree: str) -> list[str]:
+    """path:line of each hunk, with how far it moved since the patch was written."""
+    diff = store.git("diff", "--no-renames", stack, tree)
+    found = read_hunks(diff)
+    written = read_hunks(patch.content)
+    if [h.changed for h in found] != [h.changed for h in written]:
+        return [f"{hunk.path}:{hunk.old_start}" for hunk in found]
+    moved = [there.old_start - here.old_start for there, here in zip(found, written, strict=True)]
+    return [
+        f"{hunk.path}:{hunk.old_start}" + (f" ({by:+d} lines)" if by else "")
+        for hunk, by in zip(found, moved, strict=True)
+    ]
+
+
+def follow(case: Case) -> Followed:
+    """What the patch is on the stack: exactly, taken by upstream, merged, or in conflict."""
+    hunks = len(read_hunks(case.patch.content))
+    exact = apply_exactly(case.store, case.patch, case.stack)
+    if isinstance(exact, str):
+        return not_exactly(case, hunks, exact)
+    tree, where = exact
+    doubt = () if case.reverse is None else (f"look: {case.reverse}",)
+    return Followed(
+        patch=case.patch,
+        outcome=Outcome.MOVED if any("lines)" in place for place in where) else Outcome.UNCHANGED,
+        tree=tree,
+        hunks=hunks,
+        evidence=(*where, *doubt, *nearby(case)),
+    )
+
+
+def not_exactly(case: Case, hunks: int, why: str) -> Followed:
+    store, releases = case.store, case.releases
+    merged = merge(store, before=case.before, after=case.after, stack=case.stack)
+    here = store.tree_of(case.stack)
+    places_upstream = same_ids(store, case.before, case.after, releases)
+    proofs = (
+        case.reverse,
+        empty(merged.tree, here, releases.new_tag),
+        all_in(places_upstream, releases),
+        same_commit(store, case.patch, releases),
+    )
+    seen = tuple(s for s in (*proofs, named(store, case.patch, releases)) if s is not None)
+    upstreamed = any(proofs)
+    found = Followed(
+        patch=case.patch,
+        outcome=Outcome.UPSTREAMED if upstreamed else Outcome.MERGED,
+        tree=here if upstreamed else merged.tree,
+        hunks=hunks,
+        taken=hunks if upstreamed else sum(map(bool, places_upstream)),
+        signals=seen,
+        evidence=tuple(map(str, seen)),
+    )
+    if upstreamed:
+        return found
+    partly = [f"upstream has {p} already (patch-id)" for p in places_upstream if p]
+    found = replace(found, evidence=(*partly, *found.evidence, f"not exactly: {why}"))
+    return conflicting(case, found, merged) if merged.conflicts else rewritten(case, found)
+
+
+def conflicting(case: Case, found: Followed, merged: Merge) -> Followed:
+    return replace(
+        found,
+        outcome=Outcome.CONFLICT,
+        kept=False,
+        conflicts=merged.conflicts,
+        evidence=(*map(str, merged.conflicts), *found.evidence, *lost_lines(case, merged)),
+    )
+
+
+def rewritten(case: Case, found: Followed) -> Followed:
+    """A clean merge: the patch must be written differently for this release."""
+    store = case.store
+    renames = followed_renames(case, found.tree)
+    options = ("--full-index", "--binary", "--find-renames")
+    change = change_of(store.git("diff", *options, case.stack, found.tree))
+    return replace(
+        found,
+        outcome=Outcome.RENAMED if renames else Outcome.MERGED,
+        kept=change == change_of(store.git("diff", *options, case.before, case.after)),
+        renames=renames,
+        evidence=(
+            *(f"{old} is {new} upstream" for old, new in renames),
+            *found.evidence,
+            *nearby(case),
+        ),
+    )
+
+
+def followed_renames(case: Case, tree: str) -> tuple[tuple[str, str], ...]:
+    """Upstream files that have another name now and that the merge followed."""
+    store, old, new = case.store, case.releases.old, case.releases.new
+    gone = [path for path in case.patch.touched if store.has_path(old, path)]
+    gone = [path for path in gone if not store.has_path(new, path)]
+    if not gone:
+        return ()
+    touched = {change.path for change in store.changes(case.stack, tree)}
+    return tuple((o, n) for o, n in store.renames(old, new) if o in gone and n in touched)
+
+
+def lost_lines(case: Case, merged: Merge) -> tuple[str, ...]:
+    """For a file that upstream no longer has: where the lines are that the patch stands on."""
+    lost = {conflict.path for conflict in merged.conflicts if conflict.line == 0}
+    found = []
+    for hunk in read_hunks(case.patch.content):
+        old = [line[1:].strip() for line in hunk.lines if line[:1] in (b" ", b"-")]
+        telling = max(old, key=len, default=b"")
+        if hunk.path not in lost or len(telling) < TELLING_LETTERS:
+            continue
+        for place in case.store.find_line(case.releases.new, telling)[:2]:
+            text = telling.decode("utf-8", "replace")
+            found.append(f"{case.releases.new_tag} has {text!r} in {place}")
+    return tuple(dict.fromkeys(found))
+
+
+def nearby(case: Case) -> tuple[str, ...]:
+    """Upstream changes next to the patch's own: it may have done the same in another way."""
+    store = case.store
+    ours = own_hunks(store, case.before, case.after)
+    paths = sorted({hunk.path for hunk in ours})
+    if not paths:
+        return ()
+    span = (case.releases.old, case.releases.new)
+    theirs = read_hunks(store.git("diff", "--unified=0", "--no-renames", *span, "--", *paths))
+    return tuple(
+        f"look: upstream changed {hunk.path}:{hunk.new_start}, next to it"
+        for hunk in theirs
+        if any(hunk.path == own.path and distance(hunk, own) <= NEAR_LINES for own in ours)
+        if any(re.search(rb"\w", line) for line in hunk.added())
+    )
+
+
+def distance(first: Hunk, second: Hunk) -> int:
+    """Lines of the old file between two hunks; 0 where they meet."""
+    ends = (first.old_start + first.old_count, second.old_start + second.old_count)
+    return max(second.old_start - ends[0], first.old_start - ends[1], 0)
