@@ -14,7 +14,8 @@ from packaging.version import InvalidVersion, Version
 from recipe.errors import ConfigError
 
 TRAILER = re.compile(r"([A-Z][A-Za-z]*(?:-[A-Z][A-Za-z]*)*): (.+)")
-KNOWN = {
+# In the order in which they are written.
+KNOWN = (
     "Topic",
     "Bases",
     "Origin",
@@ -24,7 +25,7 @@ KNOWN = {
     "Drop-When",
     "Components",
     "Tests",
-}
+)
 REQUIRED = ("Topic", "Bases", "Origin", "Forwarded", "Tests")
 # A change to these reaches a wheel only through a compiler.
 NATIVE = re.compile(r"(^|/)CMakeLists\.txt$|\.cmake$|^csrc/|^rust/|\.(cu|cuh|cpp|cc|c|h|hpp|inl)$")

@@ -13,6 +13,7 @@ from packaging.version import Version
 from recipe.config import Base, Bases, Project
 from recipe.errors import ConfigError
 from recipe.patch import Patch, read_patch
+from recipe.series_file import entry_of
 
 UPSTREAMS = ("vllm", "deepgemm")
 LOWER_ENDS = (">=", ">", "==", "~=")
@@ -69,8 +70,8 @@ def read_series(project: Project) -> tuple[Patch, ...]:
 def series_entries(path: Path) -> list[tuple[int, str]]:
     """Line number and entry of a quilt series file; comments and blank groups are skipped."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    stripped = ((number, line.split(" #", 1)[0].strip()) for number, line in enumerate(lines, 1))
-    return [(number, line) for number, line in stripped if line and not line.startswith("#")]
+    named = ((number, entry_of(line)) for number, line in enumerate(lines, 1))
+    return [(number, entry) for number, entry in named if entry is not None]
 
 
 def resolve(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
