@@ -197,6 +197,34 @@ def add_matrix(verbs: Any, name: str) -> None:
     add_offline(parser)
 
 
+def add_rebase(verbs: Any, name: str) -> None:
+    parser = verb(verbs, name, "move the series to another release", series_verbs.run_rebase)
+    parser.add_argument("--onto", metavar="BASE", help="the release; pinned first if it isn't yet")
+    parser.add_argument(
+        "--from", dest="origin", metavar="BASE", help="where the series is known to apply"
+    )
+    parser.add_argument("--exec", metavar="CMD", help="run in the tree after each patch")
+    parser.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        metavar="PATCH",
+        help="take its merge although it does something else than before; may be repeated",
+    )
+    then = parser.add_mutually_exclusive_group()
+    then.add_argument("--continue", dest="resume", action="store_true", help="go on after a stop")
+    then.add_argument(
+        "--skip",
+        nargs="?",
+        const="not-needed",
+        choices=("upstreamed", "not-needed"),
+        help="leave the patch out, because upstream has it or it isn't needed (the default)",
+    )
+    then.add_argument("--abort", action="store_true", help="give the rebase up")
+    add_source(parser)
+    add_upstream(parser)
+
+
 def add_upstream(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", choices=("vllm", "deepgemm"), default="vllm", help="which upstream's series"
@@ -234,6 +262,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "export": add_export,
     "lint": add_lint,
     "matrix": add_matrix,
+    "rebase": add_rebase,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

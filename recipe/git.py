@@ -148,6 +148,15 @@ class Store:
         way = ["--reverse"] if reverse else []
         self.git("apply", "--cached", "--whitespace=nowarn", *way, "-", stdin=content, index=index)
 
+    def range_diff(self, before: str, after: str, stack: str, tree: str) -> str:
+        """How a change differs from what became of it on another stack, for a person."""
+        pairs = []
+        for old, new in ((before, after), (stack, tree)):
+            base = self.commit(self.tree_of(old), None, message="before")
+            pairs.append(f"{base}..{self.commit(self.tree_of(new), base, message='the patch')}")
+        # However little is left alike, the two are one patch.
+        return self.text("range-diff", "--no-color", "--creation-factor=999", *pairs)
+
     def format_patch(self, commit: str) -> bytes:
         """One commit as a mail, byte-stable."""
         return self.git(
@@ -199,6 +208,11 @@ class Store:
             repository.close()
         return commit
 
+    def fetch_history(self, url: str, tag: str, since: str) -> None:
+        """Fetch the commits that a tag has and another tag hasn't; CommandFailed if that fails."""
+        span = (f"--shallow-exclude=refs/tags/{since}", f"+refs/tags/{tag}:refs/sm12x/tags/{tag}")
+        self.git("fetch", "--quiet", url, *span)
+
     def fetch_revision(self, url: str, commit: str) -> str:
         """Fetch a commit of a remote by its full id."""
         import git as gitpython
@@ -242,17 +256,3 @@ def open_store(path: Path) -> Store:
 def split_author(author: str) -> tuple[str, str]:
     match = re.fullmatch(r"\s*(.*?)\s*<([^<>]*)>\s*", author)
     return (match[1], match[2]) if match else (author, "")
-
-
-def make_work_repository(store: Store, folder: Path, *, base: str, head: str, tag: str) -> None:
-    """A repository in `folder` with `head` checked out on branch sm12x and `tag` at the base."""
-    import git as gitpython
-
-    repository = gitpython.Repo.init(folder, initial_branch="sm12x")
-    try:
-        with repository.git.custom_environment(**ISOLATED):
-            repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", update_head_ok=True)
-            repository.git.reset("--hard", "--quiet", "sm12x")
-            repository.create_tag(tag, ref=base)
-    finally:
-        repository.close()

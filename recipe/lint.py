@@ -31,7 +31,7 @@ def lint(project: Project, bases: Bases) -> tuple[Touched, ...]:
     patches = check(project, bases)
     for patch in patches:
         check_form(patch)
-        check_due(patch, bases)
+    check_due(patches, bases)
     return tuple(touched(patches, bases, position) for position in range(len(bases.releases)))
 
 
@@ -52,12 +52,17 @@ def check_form(patch: Patch) -> None:
         raise unclean(patch, 1, "it has a diffstat: --no-stat is missing")
 
 
-def check_due(patch: Patch, bases: Bases) -> None:
-    oldest = bases.releases[0]
-    if patch.drop_when is not None and oldest.version >= patch.drop_when:
+def due(patches: tuple[Patch, ...], bases: Bases) -> tuple[Patch, ...]:
+    """The patches that no pinned release needs any more, by their own Drop-When."""
+    oldest = bases.releases[0].version
+    return tuple(p for p in patches if p.drop_when is not None and oldest >= p.drop_when)
+
+
+def check_due(patches: tuple[Patch, ...], bases: Bases) -> None:
+    for patch in due(patches, bases):
         raise ConfigError(
             f"patches/{patch.path} is due to be dropped: upstream >= {patch.drop_when} holds "
-            f"for every pinned base, the oldest is {oldest.tag}",
+            f"for every pinned base, the oldest is {bases.releases[0].tag}",
             means="Its own header says so (Drop-When).",
             next=f"git rm patches/{patch.path}, and take its line out of series.txt",
         )

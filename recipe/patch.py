@@ -67,7 +67,11 @@ class Patch:
 
 def read_patch(root: Path, path: str) -> Patch:
     """Parse patches/`path`; ConfigError with file and line for whatever is wrong with it."""
-    content = (root / path).read_bytes()
+    return parse_patch(path, (root / path).read_bytes())
+
+
+def parse_patch(path: str, content: bytes) -> Patch:
+    """Parse a patch that is or will be patches/`path`."""
     try:
         # The diff may hold any bytes; only the header must be text.
         head, diff_line = split_diff(content)

@@ -80,15 +80,23 @@ def resolve(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
 
 
 def survey(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
-    """As `resolve`, but a topic that is unresolved is given as such, with the reason."""
+    """As `resolve`, but a topic that no header resolves is given as such, not an error."""
     found = []
     for name, files in by_topic(patches).items():
-        try:
+        if claims(files, base.version):
             found.append(resolve_topic(name, files, base))
-        except ConfigError as error:
-            nearest = max(files, key=lambda patch: first_release(patch, base.version))
-            found.append(Topic(name=name, state=State.UNRESOLVED, why=error.what, patch=nearest))
+            continue
+        nearest = max(files, key=lambda patch: first_release(patch, base.version))
+        why = f"no header says what it is on {base.tag}"
+        found.append(Topic(name=name, state=State.UNRESOLVED, why=why, patch=nearest))
     return tuple(found)
+
+
+def claims(files: list[Patch], version: Version) -> int:
+    """How many of applies, upstreamed and not needed the headers say; one is right."""
+    here = sum(patch.bases.contains(version) for patch in files)
+    spared = any(p.not_needed is not None and p.not_needed.contains(version) for p in files)
+    return here + any(has_it(p, version) for p in files) + spared
 
 
 def by_topic(patches: tuple[Patch, ...]) -> dict[str, list[Patch]]:
@@ -109,30 +117,30 @@ def resolve_topic(name: str, files: list[Patch], base: Base) -> Topic:
     here = [patch for patch in files if patch.bases.contains(version)]
     upstreamed = [p.applied_upstream for p in files if has_it(p, version)]
     spared = [p for p in files if p.not_needed is not None and p.not_needed.contains(version)]
-    claims = len(here) + bool(upstreamed) + bool(spared)
-    if claims == 1 and here:
+    claimed = claims(files, version)
+    if claimed == 1 and here:
         why = f"{here[0].path} is for {here[0].bases}"
         return Topic(name=name, state=State.APPLIES, why=why, patch=here[0])
-    if claims == 1 and upstreamed:
+    if claimed == 1 and upstreamed:
         why = f"upstream has it since v{upstreamed[0]}"
         return Topic(name=name, state=State.UPSTREAMED, why=why, patch=None)
-    if claims == 1:
+    if claimed == 1:
         why = f"not needed on {spared[0].not_needed}: see patches/{spared[0].path}"
         return Topic(name=name, state=State.NOT_NEEDED, why=why, patch=None)
-    raise unresolved(name, files, base, claims)
+    raise unresolved(name, files, base, claimed)
 
 
 def has_it(patch: Patch, version: Version) -> bool:
     return patch.applied_upstream is not None and version >= patch.applied_upstream
 
 
-def unresolved(name: str, files: list[Patch], base: Base, claims: int) -> ConfigError:
+def unresolved(name: str, files: list[Patch], base: Base, claimed: int) -> ConfigError:
     paths = ", ".join(f"patches/{patch.path} (Bases: {patch.bases})" for patch in files)
-    if claims == 0:
+    if claimed == 0:
         what = f"topic {name} is unresolved on {base.tag}: {paths}"
         means = "No file of it applies there, and no header says that upstream has it."
     else:
-        what = f"topic {name} is resolved {claims} times on {base.tag}: {paths}"
+        what = f"topic {name} is resolved {claimed} times on {base.tag}: {paths}"
         means = "Of applies, upstreamed and not needed exactly one must hold for a base."
     return ConfigError(what, means=means, next="mend Bases, Applied-Upstream or Not-Needed there")
 

@@ -91,3 +91,9 @@ def run_matrix(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     found = matrix_store.known_matrix(project, bases, offline=options.offline)
     show(options, matrix_text.as_text(found))
     return matrix_store.as_json(found)
+
+
+def run_rebase(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from recipe import rebase_verb
+
+    return rebase_verb.run_rebase(options, project)

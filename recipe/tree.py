@@ -12,9 +12,10 @@ from pathlib import Path
 
 from recipe import run, scratch
 from recipe.errors import ApplyError, UsageError
-from recipe.git import Change, Store, make_work_repository
+from recipe.git import Change, Store
 from recipe.overlay import OverlayFile
 from recipe.patch import Patch
+from recipe.repository import make_work_repository
 
 
 @dataclass(frozen=True, kw_only=True)

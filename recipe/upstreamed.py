@@ -121,12 +121,15 @@ def patch_ids(store: Store, hunks: tuple[Hunk, ...]) -> dict[int, str]:
     }
 
 
+def has_history(store: Store, releases: Releases) -> bool:
+    """Whether there are commits between the releases; an archive is one commit by itself."""
+    return int(store.text("rev-list", "--count", f"{releases.old}..{releases.new}")) > 1
+
+
 def same_commit(store: Store, patch: Patch, releases: Releases) -> Signal | None:
     """A commit between the two releases, where they have a history, has the patch's patch-id."""
-    try:
-        store.git("merge-base", releases.old, releases.new)
-    except run.CommandFailed:
-        return None  # two archives
+    if not has_history(store, releases):
+        return None
     span = f"{releases.old}..{releases.new}"
     log = store.git("log", "--format=commit %H", "-p", "--full-index", span, "--", *patch.touched)
     rows = store.git("patch-id", "--stable", stdin=log).decode().split()
@@ -155,16 +158,12 @@ def named(store: Store, patch: Patch, releases: Releases) -> Signal | None:
     if not wanted:
         return None
     pattern = "|".join(rf"(#|/pull/|/issues/){number}([^0-9]|$)" for number in wanted)
-    now, then = (grep(store, pattern, commit) for commit in (releases.new, releases.old))
-    fresh = [
-        row for row in now if row.split(":", 2)[0::2] not in [r.split(":", 2)[0::2] for r in then]
-    ]
-    try:
+    before = {row.split(":", 2)[2] for row in grep(store, pattern, releases.old)}
+    rows = grep(store, pattern, releases.new)
+    fresh = [row for row in rows if row.split(":", 2)[2] not in before]
+    if has_history(store, releases):
         span = f"{releases.old}..{releases.new}"
-        store.git("merge-base", releases.old, releases.new)
         fresh += store.text("log", "--format=%h %s", "-E", f"--grep={pattern}", span).splitlines()
-    except run.CommandFailed:
-        pass  # two archives: there are no commit messages
     if not fresh:
         return None
     return Signal(sign=Sign.NUMBER, evidence=f"{releases.new_tag} says {fresh[0].strip()!r}")

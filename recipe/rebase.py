@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Move the series to another release, patch by patch, and stop where a person is needed.
+
+Nothing of the project is written before the last patch is decided (see rewrite.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from recipe import rebase_state, remembered
+from recipe.config import Base, Bases, Project
+from recipe.errors import ConfigError
+from recipe.follow import Case, Followed, Outcome, follow
+from recipe.git import Store
+from recipe.matrix import Column, place
+from recipe.overlay import sha256
+from recipe.patch import Patch
+from recipe.rebase_state import Decision, State, Step, Stop, StopKind
+from recipe.series import Topic, read_series, survey
+from recipe.upstreamed import Releases, Signal, reversible
+
+Command = Callable[["Rebase", Step], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where a patch is known to apply: the release, and the stack before and after it."""
+
+    base: Base
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebase:
+    """The trees and the series of a rebase. source_of: a release's commit in the store."""
+
+    project: Project
+    bases: Bases
+    store: Store
+    onto: Base
+    origin: Base
+    patches: tuple[Patch, ...]
+    source_of: Callable[[Base], str]
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    @cached_property
+    def topics(self) -> tuple[Topic, ...]:
+        return survey(self.patches, self.onto)
+
+    @cached_property
+    def release(self) -> str:
+        return self.source_of(self.onto)
+
+    @cached_property
+    def reverse(self) -> dict[str, Signal]:
+        """The patches that can be taken off the new release, stacked."""
+        claimed = tuple(topic.patch for topic in self.topics if topic.patch is not None)
+        return reversible(self.store, self.release, claimed)
+
+    def column(self, base: Base) -> Column:
+        if base.tag not in self.columns:
+            self.columns[base.tag] = place(self.store, base, self.source_of(base), self.patches)
+        return self.columns[base.tag]
+
+    def home(self, patch: Patch) -> Home:
+        """The release that the patch comes from: --from if it applies there, else the nearest."""
+        others = [base for base in reversed(self.bases.releases) if base.tag != self.onto.tag]
+        older = [base for base in others if base.version < self.onto.version]
+        newer = [base for base in reversed(others) if base.version > self.onto.version]
+        for base in (self.origin, *older, *newer):
+            if not patch.bases.contains(base.version):
+                continue
+            placed = self.column(base).placed.get(patch.path)
+            if placed is not None:
+                return Home(base=base, before=placed.before, after=placed.after)
+        raise ConfigError(
+            f"patches/{patch.path} applies exactly on no pinned release",
+            means="There is no tree from which its change could be merged.",
+            next="python build.py matrix   # shows where it fails",
+        )
+
+
+def inputs(project: Project) -> str:
+    """A hash of what a rebase reads and will write: the series and every patch."""
+    patches = sorted(project.patches.rglob("*.patch"))
+    parts = [project.series_file.read_bytes(), *(path.read_bytes() for path in patches)]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def advance(rebase: Rebase, state: State, after_each: Command) -> State:
+    """Decide topic after topic until a person is needed or all are; saved after each."""
+    while len(state.steps) < len(rebase.topics):
+        topic = rebase.topics[len(state.steps)]
+        decided = decide(rebase, state, topic)
+        if isinstance(decided, Stop):
+            state = replace(state, stop=decided)
+            rebase_state.save(rebase.project, state)
+            return state
+        state = take(rebase, state, decided, after_each)
+    return state
+
+
+def take(rebase: Rebase, state: State, step: Step, after_each: Command) -> State:
+    """Add a decided step, once the user's command has passed on it."""
+    after_each(rebase, step)
+    state = replace(state, steps=(*state.steps, step), stop=None)
+    # The store would be free to drop commits that no ref holds.
+    rebase.store.set_ref(kept_ref(rebase.project), stack(rebase, state))
+    rebase_state.save(rebase.project, state)
+    return state
+
+
+def stack(rebase: Rebase, state: State) -> str:
+    """The commit of the last patch that went on, or the release."""
+    return next((step.commit for step in reversed(state.steps) if step.commit), rebase.release)
+
+
+def kept_ref(project: Project) -> str:
+    return f"refs/sm12x/rebase/{sha256(str(project.root).encode())[:16]}"
+
+
+def decide(rebase: Rebase, state: State, topic: Topic) -> Step | Stop:
+    patch = topic.patch
+    if patch is None:
+        return Step(
+            topic=topic.name,
+            patch="",
+            outcome=topic.state,
+            decision=Decision.HEADER,
+            evidence=(topic.why,),
+        )
+    home = rebase.home(patch)
+    below = stack(rebase, state)
+    found = follow(
+        Case(
+            store=rebase.store,
+            patch=patch,
+            before=home.before,
+            after=home.after,
+            stack=below,
+            releases=Releases(
+                old=rebase.source_of(home.base),
+                old_tag=home.base.tag,
+                new=rebase.release,
+                new_tag=rebase.onto.tag,
+            ),
+            reverse=rebase.reverse.get(patch.path),
+        )
+    )
+    if found.outcome == Outcome.UPSTREAMED:
+        return step_of(found, Decision.MACHINE, "")
+    if found.kept:
+        return step_of(found, Decision.MACHINE, commit(rebase, patch, found.tree, below))
+    memory = remembered.key(rebase.store, home.before, home.after, below)
+    known = remembered.recall(rebase.store, memory)
+    if known is not None:
+        made = commit(rebase, patch, known, below)
+        return replace(step_of(found, Decision.REMEMBERED, made), memory=memory)
+    if found.outcome != Outcome.CONFLICT and {patch.path, topic.name} & set(state.accept):
+        return step_of(found, Decision.ACCEPTED, commit(rebase, patch, found.tree, below))
+    return stop_of(found, home, below, memory)
+
+
+def commit(rebase: Rebase, patch: Patch, tree: str, below: str) -> str:
+    return rebase.store.commit(
+        tree, below, message=patch.message, author=patch.author, date=patch.date
+    )
+
+
+def step_of(found: Followed, decision: Decision, made: str) -> Step:
+    return Step(
+        topic=found.patch.topic,
+        patch=found.patch.path,
+        outcome=found.outcome,
+        decision=decision,
+        commit=made,
+        hunks=found.hunks,
+        taken=found.taken,
+        conflicts=len(found.conflicts),
+        renames=found.renames,
+        evidence=found.evidence,
+    )
+
+
+def stop_of(found: Followed, home: Home, below: str, memory: str) -> Stop:
+    return Stop(
+        topic=found.patch.topic,
+        patch=found.patch.path,
+        kind=StopKind.CONFLICT if found.conflicts else StopKind.REVIEW,
+        outcome=found.outcome,
+        before=home.before,
+        after=home.after,
+        stack=below,
+        tree=found.tree,
+        memory=memory,
+        hunks=found.hunks,
+        taken=found.taken,
+        conflicts=len(found.conflicts),
+        paths=tuple(dict.fromkeys(conflict.path for conflict in found.conflicts)),
+        renames=found.renames,
+        evidence=found.evidence,
+    )
+
+
+def decided_by_hand(rebase: Rebase, stop: Stop, tree: str, decision: Decision) -> Step:
+    """The step of the patch that the rebase stopped at, with the tree that a person gives."""
+    made = commit(rebase, patch_at(rebase, stop), tree, stop.stack)
+    return replace(left_out(stop, stop.outcome), decision=decision, commit=made, memory=stop.memory)
+
+
+def left_out(stop: Stop, outcome: str) -> Step:
+    """The step of the patch that the rebase stopped at, where it doesn't go on."""
+    return Step(
+        topic=stop.topic,
+        patch=stop.patch,
+        outcome=outcome,
+        decision=Decision.HAND,
+        hunks=stop.hunks,
+        taken=stop.taken,
+        conflicts=stop.conflicts,
+        renames=stop.renames,
+        evidence=stop.evidence,
+    )
+
+
+def patch_at(rebase: Rebase, stop: Stop) -> Patch:
+    return next(patch for patch in rebase.patches if patch.path == stop.patch)
+
+
+def read(project: Project, upstream: str) -> tuple[Patch, ...]:
+    return tuple(patch for patch in read_series(project) if patch.upstream == upstream)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a rebase: check what it will write, write it, and say what else there is to know."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
+from recipe import rebase_state, rewrite, scratch
+from recipe.catalog import moved
+from recipe.config import Base, Project
+from recipe.errors import ApplyError
+from recipe.lint import due
+from recipe.log import say
+from recipe.overlay import read_overlay
+from recipe.rebase import Rebase, kept_ref
+from recipe.rebase_state import State
+from recipe.sources import store_of
+from recipe.tree import lay
+
+
+def finish(rebase: Rebase, state: State) -> dict[str, Any]:
+    made = rewrite.rewrite(rebase, state)
+    with scratch.folder(rebase.project.cache, "rebase") as copy:
+        after = rewrite.check_written(rebase, made, copy)
+        notes = [*lost_elsewhere(rebase, after), *overlay_notes(rebase, state)]
+        notes += [
+            f"{patch.path} is due to be dropped" for patch in due(after.patches, rebase.bases)
+        ]
+    notes += pin_notes(rebase)
+    rewrite.put_in_place(rebase.project, state, made)
+    return finished(rebase.project, state, list(made.files), notes, rebase)
+
+
+def lost_elsewhere(rebase: Rebase, after: Rebase) -> list[str]:
+    """Releases on which the series applied before and wouldn't any more."""
+    if after.patches == rebase.patches:
+        return []
+    return [
+        f"{base.tag}: {topic.name} doesn't apply there any more"
+        for base in rebase.bases.releases
+        if base.tag != rebase.onto.tag
+        for topic in rebase.column(base).topics
+        if topic.patch is not None and topic.patch.path in rebase.column(base).placed
+        if topic.name not in applying(after, base)
+    ]
+
+
+def applying(rebase: Rebase, base: Base) -> set[str]:
+    column = rebase.column(base)
+    return {t.name for t in column.topics if t.patch is not None and t.patch.path in column.placed}
+
+
+def overlay_notes(rebase: Rebase, state: State) -> list[str]:
+    """Overlay files that upstream has now, too."""
+    files = read_overlay(rebase.project, state.upstream)
+    try:
+        with rebase.store.index(rebase.release) as index:
+            lay(rebase.store, index, rebase.release, files)
+    except ApplyError as error:
+        return [error.what]
+    return []
+
+
+def pin_notes(rebase: Rebase) -> list[str]:
+    patches = [p for p in rebase.patches if p.bases.contains(rebase.origin.version)]
+    span = [
+        base
+        for base in rebase.bases.releases
+        if rebase.origin.version <= base.version <= rebase.onto.version
+    ]
+    return [
+        f"{move.base}: {move.pin} moved from {move.old} to {move.new}"
+        + (f" (touched by {', '.join(move.patches)})" if move.patches else "")
+        for old, new in pairwise(span)
+        for move in moved(old, new, patches)
+    ]
+
+
+def finished(
+    project: Project,
+    state: State,
+    names: list[str],
+    notes: list[str],
+    rebase: Rebase | None = None,
+) -> dict[str, Any]:
+    forget_rebase(project, rebase)
+    say("wrote " + ", ".join(names) if names else "nothing to write: the series is as it should be")
+    for note in notes:
+        say(f"  {note}")
+    say(f"  next: python build.py --base {state.onto}")
+    return {**document(state, "done"), "written": names, "notes": notes}
+
+
+def forget_rebase(project: Project, rebase: Rebase | None = None) -> None:
+    rebase_state.discard(project)
+    store = rebase.store if rebase else store_of(project)
+    store.git("update-ref", "-d", kept_ref(project))
+
+
+def document(state: State, word: str) -> dict[str, Any]:
+    return {
+        "onto": state.onto,
+        "from": state.origin,
+        "state": word,
+        "patches": [{**asdict(step), "evidence": list(step.evidence)} for step in state.steps],
+    }

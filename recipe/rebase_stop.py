@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a rebase stops: the work tree it leaves, and what a person makes of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from recipe import rebase_state, remembered, repository, scratch
+from recipe.errors import ApplyError
+from recipe.log import say
+from recipe.rebase import Rebase, decided_by_hand, left_out, patch_at
+from recipe.rebase_state import Decision, Step, Stop, StopKind
+
+CONTINUE = "python build.py rebase --continue"
+
+
+def settle(rebase: Rebase, stop: Stop, *, skip: str | None, accept: Sequence[str]) -> Step:
+    """What the person decided at the stop."""
+    if skip:
+        return left_out(stop, skip)
+    folder = rebase_state.work_tree(rebase.project)
+    if not (folder / ".git").exists():
+        leave(rebase, stop)
+    tree = taken_from(rebase, stop)
+    if stop.kind == StopKind.REVIEW and tree == stop.tree:
+        if {stop.patch, stop.topic} & set(accept):
+            return decided_by_hand(rebase, stop, tree, Decision.ACCEPTED)
+        raise ApplyError(
+            f"patches/{stop.patch} isn't accepted yet",
+            means="Merged, it does something else than before; somebody has to look at it.",
+            next=f"{CONTINUE} --accept {stop.patch}, or change the files in {folder} first",
+        )
+    if tree == rebase.store.tree_of(stop.stack):
+        raise ApplyError(
+            f"nothing is left of patches/{stop.patch} in {folder}",
+            means="Then it doesn't go on: either upstream has it, or it isn't needed.",
+            next="python build.py rebase --skip upstreamed, or --skip not-needed",
+        )
+    remembered.remember(rebase.store, stop.memory, tree)
+    return decided_by_hand(rebase, stop, tree, Decision.HAND)
+
+
+def taken_from(rebase: Rebase, stop: Stop) -> str:
+    """The tree in the work tree, if nothing in it is undecided."""
+    folder = rebase_state.work_tree(rebase.project)
+    unsaid = repository.undecided(folder)
+    if unsaid:
+        raise ApplyError(
+            f"undecided: {', '.join(unsaid)} (one side deleted it, the other changed it)",
+            next=f"git -C {folder} rm {unsaid[0]}   # or: add {unsaid[0]}",
+        )
+    left = repository.marked(folder, stop.paths)
+    if left:
+        raise ApplyError(
+            f"there are conflict markers left: {', '.join(left)}",
+            next=f"mend them in {folder}, then: {CONTINUE}",
+        )
+    return repository.take_tree(rebase.store, folder)
+
+
+def leave(rebase: Rebase, stop: Stop) -> None:
+    """The work tree at the stop, made whole or not at all."""
+    folder = rebase_state.work_tree(rebase.project)
+    shutil.rmtree(folder, ignore_errors=True)
+    patch = patch_at(rebase, stop)
+    store = rebase.store
+    base = store.commit(store.tree_of(stop.before), None, message="before")
+    change = store.commit(store.tree_of(stop.after), base, message=patch.subject)
+    with scratch.whole(folder, "--onto") as new:
+        repository.check_out(store, new, stop.stack)
+        if stop.kind == StopKind.CONFLICT:
+            repository.leave_conflict(new, change)
+        else:
+            repository.leave_changes(new, stop.tree)
+
+
+def tell(rebase: Rebase, stop: Stop) -> str:
+    """Say where the rebase stopped and what to do; gives the range-diff."""
+    folder = rebase_state.work_tree(rebase.project)
+    say(f"  {stop.outcome:11} {stop.patch}: here a person is needed")
+    for line in stop.evidence:
+        say(f"    {line}")
+    text = rebase.store.range_diff(stop.before, stop.after, stop.stack, stop.tree)
+    if stop.kind == StopKind.REVIEW:
+        say(text)
+        say(f"Merged, it does something else than before (above). Look at it in {folder}, then:")
+        say(f"  next: {CONTINUE} --accept {stop.patch}")
+    else:
+        say(f"The work tree {folder} is stopped at this patch. Mend it there, then:")
+        say(f"  next: {CONTINUE}")
+    say("  or leave the patch out: --skip upstreamed, --skip not-needed; give up: --abort")
+    return text
