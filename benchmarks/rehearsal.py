@@ -70,6 +70,14 @@ def begin(copy: Path, origin: str) -> None:
     (copy / "series.txt").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
 
 
+def pin(copy: Path, tags: list[str]) -> None:
+    """The copy knows these releases and no later one, as on the day that the last one appeared."""
+    head, *blocks = (ROOT / "bases.toml").read_text(encoding="utf-8").split("[[base]]\n")
+    kept = [block for block in blocks if block.split('"', 2)[1] in tags]
+    text = "[[base]]\n".join([head, *kept])
+    (copy / "bases.toml").write_text(text, encoding="utf-8")
+
+
 def step(copy: Path, origin: str, onto: str) -> Row:
     """Rebase onto one release, and give the answers that the committed series holds."""
     wanted = {row["topic"]: row for row in build(ROOT, "plan", "--base", onto)["topics"]}
@@ -181,6 +189,7 @@ def main() -> int:
         print(f"| release | {' | '.join(COLUMNS)} | stops | seen by a person only | same tree |")
         print("|---" * (len(COLUMNS) + 4) + "|")
         for origin, onto in pairwise(tags):
+            pin(copy, tags[: tags.index(onto) + 1])
             rows.append(step(copy, origin, onto))
             print_row(rows[-1])
     total = sum((row.hunks for row in rows), Counter[str]())

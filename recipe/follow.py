@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from recipe import run
 from recipe.git import Store
-from recipe.hunks import Hunk, change_of, read_hunks
+from recipe.hunks import change_of, read_hunks
+from recipe.nearby import near_lines
 from recipe.patch import Patch
 from recipe.threeway import Conflict, Merge, merge
 from recipe.upstreamed import (
@@ -23,8 +23,8 @@ from recipe.upstreamed import (
     same_ids,
 )
 
-# Upstream changes this near to a hunk are worth a look: the same thing may have been done there.
-NEAR_LINES = 12
+# How the evidence begins where upstream may have done the same thing in its own words.
+ALIKE = "look: upstream added a line like the patch's own"
 # A shorter line could stand anywhere.
 TELLING_LETTERS = 20
 
@@ -118,7 +118,7 @@ def follow(case: Case) -> Followed:
         outcome=Outcome.MOVED if any("lines)" in place for place in where) else Outcome.UNCHANGED,
         tree=tree,
         hunks=hunks,
-        evidence=(*where, *doubt, *nearby(case)),
+        evidence=(*where, *doubt, *look(case)),
     )
 
 
@@ -175,7 +175,7 @@ def rewritten(case: Case, found: Followed) -> Followed:
         evidence=(
             *(f"{old} is {new} upstream" for old, new in renames),
             *found.evidence,
-            *nearby(case),
+            *look(case),
         ),
     )
 
@@ -206,8 +206,8 @@ def lost_lines(case: Case, merged: Merge) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def nearby(case: Case) -> tuple[str, ...]:
-    """Upstream changes next to the patch's own: it may have done the same in another way."""
+def look(case: Case) -> tuple[str, ...]:
+    """Upstream's additions next to the patch's own; first those that are like them."""
     store = case.store
     ours = own_hunks(store, case.before, case.after)
     paths = sorted({hunk.path for hunk in ours})
@@ -215,15 +215,10 @@ def nearby(case: Case) -> tuple[str, ...]:
         return ()
     span = (case.releases.old, case.releases.new)
     theirs = read_hunks(store.git("diff", "--unified=0", "--no-renames", *span, "--", *paths))
+    near = near_lines(ours, theirs)
+    alike = tuple(f"{ALIKE}: {line}" for line in near if line.alike)
+    if alike:
+        return alike
     return tuple(
-        f"look: upstream changed {hunk.path}:{hunk.new_start}, next to it"
-        for hunk in theirs
-        if any(hunk.path == own.path and distance(hunk, own) <= NEAR_LINES for own in ours)
-        if any(re.search(rb"\w", line) for line in hunk.added())
+        f"look: upstream changed {line.path}:{line.number}, next to it" for line in near[:1]
     )
-
-
-def distance(first: Hunk, second: Hunk) -> int:
-    """Lines of the old file between two hunks; 0 where they meet."""
-    ends = (first.old_start + first.old_count, second.old_start + second.old_count)
-    return max(second.old_start - ends[0], first.old_start - ends[1], 0)

@@ -8,85 +8,54 @@ that upstream added within the patch's hunks. A later release without one of the
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from functools import lru_cache
 
-from recipe.follow import NEAR_LINES, distance
 from recipe.git import Store
 from recipe.hunks import read_hunks
+from recipe.nearby import Line, near_lines
 from recipe.upstreamed import own_hunks
 
-# An added line that is at least this like one of the patch's own is upstream's version of it.
-ALIKE = 0.6
-# Without such a line, all that upstream added right there is watched, up to this many lines.
+# Without a line like the patch's own, what upstream added within its hunks is watched, up to here.
 MOST_LINES = 24
-LEAST_LETTERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Lines to watch: (path, line number in the first release that has the topic, text)."""
+    """The lines to watch, by their numbers in the first release that has the topic."""
 
     release: str
-    lines: tuple[tuple[str, int, bytes], ...]
+    lines: tuple[Line, ...]
 
 
 def footprint(store: Store, before: str, after: str, release: str) -> Footprint:
     """What upstream's `release` has where the patch between `before` and `after` was."""
     ours = own_hunks(store, before, after)
     paths = sorted({hunk.path for hunk in ours})
-    diff = (
-        b""
-        if not paths
-        else store.git("diff", "-U0", "--no-renames", before, release, "--", *paths)
-    )
-    near: list[tuple[str, int, bytes]] = []
-    alike: list[tuple[str, int, bytes]] = []
-    for theirs in read_hunks(diff):
-        own = [h for h in ours if h.path == theirs.path and distance(h, theirs) <= NEAR_LINES]
-        mine = [line.strip() for hunk in own for line in hunk.added()]
-        for number, text in enumerate(theirs.added() if own else (), theirs.new_start):
-            line = (theirs.path, number, text.strip())
-            if len(line[2]) < LEAST_LETTERS:
-                continue
-            if any(distance(hunk, theirs) == 0 for hunk in own):
-                near.append(line)
-            if any(is_like(line[2], other) for other in mine):
-                alike.append(line)
-    return Footprint(release=release, lines=tuple(alike or near[:MOST_LINES]))
-
-
-def is_like(first: bytes, second: bytes) -> bool:
-    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
-    return matcher.quick_ratio() >= ALIKE and matcher.ratio() >= ALIKE
+    diff = b""
+    if paths:
+        diff = store.git("diff", "-U0", "--no-renames", before, release, "--", *paths)
+    near = near_lines(ours, read_hunks(diff))
+    alike = tuple(line for line in near if line.alike)
+    touching = tuple(line for line in near if line.touching)
+    return Footprint(release=release, lines=alike or touching[:MOST_LINES])
 
 
 def missing(store: Store, found: Footprint, release: str) -> tuple[str, ...]:
     """What `release` hasn't got of the watched lines; empty if it has them all."""
     gone: list[str] = []
-    for path in dict.fromkeys(path for path, _, _ in found.lines):
-        here = (
-            path
-            if store.has_path(release, path)
-            else renames(store, found.release, release).get(path)
-        )
-        if here is None:
+    for path in dict.fromkeys(line.path for line in found.lines):
+        here = path
+        if not store.has_path(release, path):
+            here = renames(store, found.release, release).get(path, "")
+        if not here:
             gone.append(f"upstream has no {path} any more")
             continue
         have = {line.strip() for line in store.read(release, here).split(b"\n")}
         gone += [
-            f"{place(line)} is gone"
-            for line in found.lines
-            if line[0] == path and line[2] not in have
+            f"{line} is gone" for line in found.lines if line.path == path and line.text not in have
         ]
     return tuple(gone)
-
-
-def place(line: tuple[str, int, bytes]) -> str:
-    """A watched line for a person: ``path:number text``."""
-    path, number, text = line
-    return f"{path}:{number} {text.decode('utf-8', 'replace')}"
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,6 @@ from enum import StrEnum
 from recipe.config import Base, Bases
 from recipe.follow import Case, Outcome, apply_exactly, follow
 from recipe.footprint import Footprint, footprint, missing
-from recipe.footprint import place as watched
 from recipe.git import Store
 from recipe.hunks import read_hunks
 from recipe.patch import Patch
@@ -217,7 +216,7 @@ def settled(trees: Trees, base: Base, topic: Topic) -> Cell:
     gone = missing(trees.store, lines, trees.commits[base.tag])
     if gone:
         return cell(base, topic, CellState.UPSTREAMED_CHANGED, (topic.why, *gone))
-    seen = (f"it still has what {first} brought:", *map(watched, lines.lines))
+    seen = (f"it still has what {first} brought:", *map(str, lines.lines))
     return cell(base, topic, CellState.UPSTREAMED, (topic.why, *seen))
 
 

@@ -11,6 +11,7 @@ from recipe import rebase_state, rewrite, scratch
 from recipe.catalog import moved
 from recipe.config import Base, Project
 from recipe.errors import ApplyError
+from recipe.follow import ALIKE
 from recipe.lint import due
 from recipe.log import say
 from recipe.overlay import read_overlay
@@ -28,7 +29,7 @@ def finish(rebase: Rebase, state: State) -> dict[str, Any]:
         notes += [
             f"{patch.path} is due to be dropped" for patch in due(after.patches, rebase.bases)
         ]
-    notes += pin_notes(rebase)
+    notes += [*alike_notes(rebase, state), *pin_notes(rebase)]
     rewrite.put_in_place(rebase.project, state, made)
     return finished(rebase.project, state, list(made.files), notes, rebase)
 
@@ -61,6 +62,18 @@ def overlay_notes(rebase: Rebase, state: State) -> list[str]:
     except ApplyError as error:
         return [error.what]
     return []
+
+
+def alike_notes(rebase: Rebase, state: State) -> list[str]:
+    """Patches that went on although upstream may have the same thing in its own words."""
+    version = rebase.onto.version
+    return [
+        f"patches/{step.patch}: has upstream taken it? {line.removeprefix(ALIKE + ': ')} is like "
+        f"its own. If so: Applied-Upstream: {version}, and end its Bases there"
+        for step in state.steps
+        if step.commit
+        for line in [e for e in step.evidence if e.startswith(ALIKE)][:1]
+    ]
 
 
 def pin_notes(rebase: Rebase) -> list[str]:
