@@ -14,7 +14,7 @@ from functools import cached_property
 from recipe import rebase_state, remembered
 from recipe.config import Base, Bases, Project
 from recipe.errors import ConfigError
-from recipe.follow import Case, Followed, Outcome, follow
+from recipe.follow import Case, Followed, Outcome, apply_exactly, follow
 from recipe.git import Store
 from recipe.matrix import Column, place
 from recipe.overlay import sha256
@@ -67,7 +67,7 @@ class Rebase:
             self.columns[base.tag] = place(self.store, base, self.source_of(base), self.patches)
         return self.columns[base.tag]
 
-    def home(self, patch: Patch) -> Home:
+    def home(self, patch: Patch) -> Home | None:
         """The release that the patch comes from: --from if it applies there, else the nearest."""
         others = [base for base in reversed(self.bases.releases) if base.tag != self.onto.tag]
         older = [base for base in others if base.version < self.onto.version]
@@ -78,11 +78,7 @@ class Rebase:
             placed = self.column(base).placed.get(patch.path)
             if placed is not None:
                 return Home(base=base, before=placed.before, after=placed.after)
-        raise ConfigError(
-            f"patches/{patch.path} applies exactly on no pinned release",
-            means="There is no tree from which its change could be merged.",
-            next="python build.py matrix   # shows where it fails",
-        )
+        return None
 
 
 def inputs(project: Project) -> str:
@@ -136,6 +132,8 @@ def decide(rebase: Rebase, state: State, topic: Topic) -> Step | Stop:
         )
     home = rebase.home(patch)
     below = stack(rebase, state)
+    if home is None:
+        return at_home(rebase, patch, below)
     found = follow(
         Case(
             store=rebase.store,
@@ -164,6 +162,26 @@ def decide(rebase: Rebase, state: State, topic: Topic) -> Step | Stop:
     if found.outcome != Outcome.CONFLICT and {patch.path, topic.name} & set(state.accept):
         return step_of(found, Decision.ACCEPTED, commit(rebase, patch, found.tree, below))
     return stop_of(found, home, below, memory)
+
+
+def at_home(rebase: Rebase, patch: Patch, below: str) -> Step:
+    """The step of a patch that is for this release alone, so that it must apply as it is."""
+    exact = apply_exactly(rebase.store, patch, below)
+    if isinstance(exact, str):
+        raise ConfigError(
+            f"patches/{patch.path} applies exactly on no pinned release; here: {exact}",
+            means="There is no tree from which its change could be merged.",
+            next="python build.py matrix   # shows where it fails",
+        )
+    tree, places = exact
+    found = Followed(
+        patch=patch,
+        outcome=Outcome.UNCHANGED,
+        tree=tree,
+        hunks=len(places),
+        evidence=tuple(places),
+    )
+    return step_of(found, Decision.MACHINE, commit(rebase, patch, tree, below))
 
 
 def commit(rebase: Rebase, patch: Patch, tree: str, below: str) -> str:

@@ -89,7 +89,8 @@ def conflict_lines(store: Store, tree: str, stack: str, path: str) -> list[int]:
     """Where in the stack's file each marked conflict begins."""
     diff = store.git("diff", "--unified=0", "--no-renames", stack, tree, "--", path)
     return [
-        hunk.old_start + max(index_of_marker(hunk.lines), 0)
+        # A hunk that only adds names the line it stands behind.
+        hunk.old_start + index_of_marker(hunk.lines) + (hunk.old_count == 0)
         for hunk in read_hunks(diff)
         if index_of_marker(hunk.lines) >= 0
     ] or [0]
