@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import email.header
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +12,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from recipe.errors import ConfigError
+from recipe.mail import mail_fields, misread
 
 TRAILER = re.compile(r"([A-Z][A-Za-z]*(?:-[A-Z][A-Za-z]*)*): (.+)")
 # In the order in which they are written.
@@ -86,6 +87,8 @@ def parse_patch(path: str, content: bytes) -> Patch:
         if name not in fields:
             raise malformed(path, 1, f"the mail header has no {name}: line")
     body = message.rstrip("\n").removesuffix("\n---").rstrip("\n")
+    for line, why in misread(mail, fields["Subject"], body):
+        raise malformed(path, line, why)
     trailers = read_trailers(path, text, body)
     touched = touched_paths(path, content, diff_line)
     read = Trailers(path=path, text=text, values=trailers)
@@ -121,17 +124,6 @@ def split_diff(content: bytes) -> tuple[bytes, int]:
     if found is None:
         return content, 0
     return content[: found.start()], content.count(b"\n", 0, found.start()) + 1
-
-
-def mail_fields(mail: str) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    unfolded = re.sub(r"\n[ \t]+", " ", mail)
-    for line in unfolded.splitlines():
-        name, colon, value = line.partition(": ")
-        if colon:
-            decoded = email.header.make_header(email.header.decode_header(value))
-            fields[name] = str(decoded)
-    return fields
 
 
 def read_trailers(path: str, text: str, body: str) -> dict[str, str]:
@@ -199,6 +191,18 @@ def names(value: str) -> tuple[str, ...]:
 def touched_paths(path: str, content: bytes, first_line: int) -> tuple[str, ...]:
     """Upstream paths named by the diff; a path that leaves the tree is an error."""
     found: list[str] = []
+    for number, raw in outside_hunks(content, first_line):
+        text = named_path(raw)
+        if text is None:
+            continue
+        if not stays_inside(text):
+            raise malformed(path, number, f"the path {text!r} leaves the tree")
+        found.append(text)
+    return tuple(dict.fromkeys(found))
+
+
+def outside_hunks(content: bytes, first_line: int) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines of the diff from `first_line` on, without what is in its hunks."""
     in_hunk = 0
     # Not splitlines(): a carriage return inside a line is content.
     for number, raw in enumerate(content.split(b"\n")[first_line - 1 :], first_line):
@@ -209,14 +213,7 @@ def touched_paths(path: str, content: bytes, first_line: int) -> tuple[str, ...]
         hunk = re.match(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", raw)
         if hunk:
             in_hunk = sum(1 if count is None else int(count) for count in hunk.groups())
-            continue
-        text = named_path(raw)
-        if text is None:
-            continue
-        if not stays_inside(text):
-            raise malformed(path, number, f"the path {text!r} leaves the tree")
-        found.append(text)
-    return tuple(dict.fromkeys(found))
+        yield number, raw
 
 
 def named_path(raw: bytes) -> str | None:
