@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from recipe.carried import not_carried
 from recipe.errors import ConfigError
 from recipe.mail import mail_fields, misread
 
@@ -91,6 +92,8 @@ def parse_patch(path: str, content: bytes) -> Patch:
         raise malformed(path, line, why)
     trailers = read_trailers(path, text, body)
     touched = touched_paths(path, content, diff_line)
+    for line, why in not_carried(outside_hunks(content, diff_line)):
+        raise malformed(path, line, why)
     read = Trailers(path=path, text=text, values=trailers)
     patch = Patch(
         path=path,
