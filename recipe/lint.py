@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from recipe.config import Bases, Project
 from recipe.errors import ConfigError
 from recipe.hunks import count_lines
-from recipe.patch import Patch
+from recipe.patch import Patch, outside_hunks, split_diff
 from recipe.series import State, check, resolve
 
 FIRST_LINE = b"From " + b"0" * 40 + b" Mon Sep 17 00:00:00 2001\n"
@@ -42,14 +42,17 @@ def check_form(patch: Patch) -> None:
     """
     if not patch.content.startswith(FIRST_LINE):
         raise unclean(patch, 1, "the first line isn't format-patch's with --zero-commit")
-    for number, line in enumerate(patch.content.split(b"\n"), 1):
+    head, first_line = split_diff(patch.content)
+    for number, line in outside_hunks(patch.content, first_line):
         index = re.match(rb"index ([0-9a-f]+)\.\.([0-9a-f]+)", line)
         if index and {len(index[1]), len(index[2])} != {40}:
             raise unclean(patch, number, "short blob ids: --full-index is missing")
         if line == b"-- ":
             raise unclean(patch, number, "it ends with git's version: --no-signature is missing")
-    if re.search(rb"^ \d+ files? changed", patch.content, re.MULTILINE):
-        raise unclean(patch, 1, "it has a diffstat: --no-stat is missing")
+    stat = re.search(rb"^ \d+ files? changed", head, re.MULTILINE)
+    if stat:
+        number = head.count(b"\n", 0, stat.start()) + 1
+        raise unclean(patch, number, "it has a diffstat: --no-stat is missing")
 
 
 def due(patches: tuple[Patch, ...], bases: Bases) -> tuple[Patch, ...]:

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from recipe.config import load_bases, open_project
-from recipe.lint import count_lines, lint
+from recipe.lint import check_form, count_lines, lint
+from tests.recipe.repo import read
 from tests.recipe.world import World
 
 
@@ -81,3 +82,14 @@ def test_short_blob_ids_and_a_signature_are_refused(world: World) -> None:
     assert "--no-signature" in world.run("lint").err
     path.write_bytes(patch)
     world.good("lint")
+
+
+def test_lines_of_a_hunk_or_of_the_message_that_look_like_another_form_are_no_fault(
+    world: World,
+) -> None:
+    looks = b"- \n 3 files changed\n3 files changed\nindex 1234567..89abcde\n"
+    world.upstream.commit({"vllm/model.py": looks})
+    subject = "Change it\n\nindex 1234567..89abcde 100644"
+    patch = world.upstream.patch({"vllm/model.py": looks.replace(b"- \n", b"")}, subject)
+    assert b"\n-- \n" in patch
+    check_form(read(world.root, patch))
