@@ -63,6 +63,11 @@ class Patch:
     def upstream(self) -> str:
         return self.path.split("/", 1)[0]
 
+    def line_of(self, trailer: str) -> int:
+        """The line of a trailer in the file, or 1."""
+        head, _ = split_diff(self.content)
+        return head.count(b"\n", 0, head.rfind(f"\n{trailer}: ".encode()) + 1) + 1
+
     def native_paths(self) -> tuple[str, ...]:
         return tuple(path for path in self.touched if NATIVE.search(path))
 

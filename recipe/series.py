@@ -135,7 +135,9 @@ def has_it(patch: Patch, version: Version) -> bool:
 
 
 def unresolved(name: str, files: list[Patch], base: Base, claimed: int) -> ConfigError:
-    paths = ", ".join(f"patches/{patch.path} (Bases: {patch.bases})" for patch in files)
+    paths = ", ".join(
+        f"patches/{patch.path}:{patch.line_of('Bases')} (Bases: {patch.bases})" for patch in files
+    )
     if claimed == 0:
         what = f"topic {name} is unresolved on {base.tag}: {paths}"
         means = "No file of it applies there, and no header says that upstream has it."
@@ -151,7 +153,9 @@ def check(project: Project, bases: Bases) -> tuple[Patch, ...]:
     for first, second in combinations(patches, 2):
         if first.topic == second.topic and first.upstream != second.upstream:
             raise ConfigError(
-                f"topic {first.topic} is in two upstreams: {first.path}, {second.path}",
+                f"topic {first.topic} is in two upstreams: "
+                f"patches/{first.path}:{first.line_of('Topic')}, "
+                f"patches/{second.path}:{second.line_of('Topic')}",
                 next="give one of them its own Topic",
             )
     for base in bases.releases:
@@ -160,7 +164,7 @@ def check(project: Project, bases: Bases) -> tuple[Patch, ...]:
         for test in patch.tests:
             if not (project.root / test).is_file():
                 raise ConfigError(
-                    f"patches/{patch.path}: Tests: {test} doesn't exist",
+                    f"patches/{patch.path}:{patch.line_of('Tests')}: Tests: {test} doesn't exist",
                     next="name a test file of this repository",
                 )
     return patches

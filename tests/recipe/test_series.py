@@ -24,6 +24,12 @@ def refused(world: World) -> str:
     return done.err
 
 
+def line(world: World, name: str, trailer: str) -> int:
+    """Where a patch of this world has a trailer."""
+    lines = (world.root / "patches" / "vllm" / f"{name}.patch").read_text().split("\n")
+    return next(n for n, text in enumerate(lines, 1) if text.startswith(f"{trailer}: "))
+
+
 def write_series(world: World, text: str) -> None:
     (world.root / "series.txt").write_text(text, encoding="utf-8")
 
@@ -67,8 +73,8 @@ def test_two_files_of_a_topic_on_one_base_are_refused(world: World) -> None:
     add(world, "two", Bases=">=9.1", Topic="shared")
     message = refused(world)
     assert "topic shared is resolved 2 times on v9.1.0" in message
-    assert "patches/vllm/one.patch" in message
-    assert "patches/vllm/two.patch" in message
+    assert f"patches/vllm/one.patch:{line(world, 'one', 'Bases')} (Bases: <9.2,>=9)" in message
+    assert f"patches/vllm/two.patch:{line(world, 'two', 'Bases')} (Bases: >=9.1)" in message
 
 
 def test_a_topic_without_a_state_on_a_base_is_refused(world: World) -> None:
@@ -101,7 +107,8 @@ def test_each_state_is_told_with_its_reason(
 
 def test_a_test_file_that_is_not_there_is_refused(world: World) -> None:
     add(world, "one", Tests="tests/patched/test_lost.py")
-    assert "Tests: tests/patched/test_lost.py doesn't exist" in refused(world)
+    said = "Tests: tests/patched/test_lost.py doesn't exist"
+    assert f"patches/vllm/one.patch:{line(world, 'one', 'Tests')}: {said}" in refused(world)
 
 
 def test_a_topic_in_two_upstreams_is_refused(world: World) -> None:
@@ -111,7 +118,8 @@ def test_a_topic_in_two_upstreams_is_refused(world: World) -> None:
     (world.root / "patches" / "deepgemm" / "one.patch").write_bytes(content)
     write_series(world, "vllm/one.patch\ndeepgemm/one.patch\n")
     message = refused(world)
-    assert "deepgemm/one.patch" in message
+    at = line(world, "one", "Topic")
+    assert f"patches/vllm/one.patch:{at}, patches/deepgemm/one.patch:{at}" in message
 
 
 def test_the_digest_changes_with_the_order_a_patch_and_an_overlay_file(world: World) -> None:
