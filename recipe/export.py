@@ -7,20 +7,37 @@ makes of the folder is the patched tree.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 
 from recipe import scratch
+from recipe.errors import ConfigError
 from recipe.git import Store
+from recipe.patch import Patch, outside_hunks, split_diff
 from recipe.plan import Series
 from recipe.tree import Applied
 
 OVERLAY = "overlay.patch"
+# A name with a blank is quoted only for another reason, so GNU patch can't find its end.
+TWO_NAMES = re.compile(rb'diff --git (?:"(?:[^"\\]|\\.)*"|[^" ]+) (?:"(?:[^"\\]|\\.)*"|[^" ]+)')
 
 
 def export_quilt(store: Store, series: Series, applied: Applied, target: Path) -> list[str]:
     """``patches/`` as quilt and Debian have it: the files and a ``series``; gives their names."""
-    files = {patch.path.replace("/", "-"): patch.content for patch in series.patches}
-    files |= overlay_patch(store, applied, "")
+    files: dict[str, bytes] = {}
+    for patch in series.patches:
+        name = patch.path.replace("/", "-")
+        if name in files or re.search(r"\s", name):
+            raise unfit(f"patches/{patch.path}: quilt needs another name for it than {name!r}")
+        for line, why in beyond_quilt(patch):
+            raise unfit(f"patches/{patch.path}:{line}: {why}")
+        files[name] = patch.content
+    for content in overlay_patch(store, applied, "").values():
+        for line, why in binaries(content):
+            raise unfit(f"the overlay as a patch, line {line}: {why}")
+        files[OVERLAY] = content
     listing = "".join(f"{name}\n" for name in files).encode()
     write_files(target, "--quilt", {**files, "series": listing})
     return list(files)
@@ -36,6 +53,38 @@ def export_git(store: Store, series: Series, applied: Applied, target: Path) -> 
     files |= overlay_patch(store, applied, f"{len(files) + 1:04}-")
     write_files(target, "--git", files)
     return list(files)
+
+
+def beyond_quilt(patch: Patch) -> Iterator[tuple[int, str]]:
+    """Line and reason for what GNU patch, which quilt calls, can't do or does otherwise."""
+    yield from binaries(patch.content)
+    for one, other in permutations(patch.touched, 2):
+        if other.startswith(one + "/"):
+            yield 1, f"GNU patch can't put the file {one} and the folder in each other's place"
+    _, first_line = split_diff(patch.content)
+    start = 0
+    for number, line in [*outside_hunks(patch.content, first_line), (0, b"diff --git a b")]:
+        if line.startswith(b"@@ -"):
+            start = 0
+        elif line.startswith(b"diff --git "):
+            if start:
+                yield start, "GNU patch finds a name with a blank only where lines change"
+            start = 0 if TWO_NAMES.fullmatch(line) else number
+
+
+def binaries(content: bytes) -> Iterator[tuple[int, str]]:
+    _, first_line = split_diff(content)
+    for number, line in outside_hunks(content, first_line):
+        if line == b"GIT binary patch":
+            yield number, "GNU patch has no binary hunks"
+
+
+def unfit(what: str) -> ConfigError:
+    return ConfigError(
+        what,
+        means="Nothing was written; git am takes all of the series.",
+        next="python build.py export --git DIR",
+    )
 
 
 def overlay_patch(store: Store, applied: Applied, prefix: str) -> dict[str, bytes]:

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe.repo import Repository
+from recipe.errors import ConfigError
+from recipe.export import beyond_quilt, export_quilt
+from recipe.git import Store
+from recipe.plan import Series
+from recipe.tree import apply_all
+from tests.recipe.repo import Repository, fetched, read
 from tests.recipe.world import World
+
+Files = dict[str, bytes | None]
 
 
 @pytest.fixture
@@ -88,3 +95,59 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(changed: World) -> No
     assert "not empty" in done.err
     assert "--quilt" in done.next
     assert [path.name for path in folder.iterdir()] == ["work"]
+
+
+# What GNU patch, which quilt calls, can't do: name, the tree before and after, the reason.
+BEYOND: dict[str, tuple[Files, Files, str]] = {
+    "a binary": ({}, {"x.bin": b"\0\1"}, "no binary hunks"),
+    "an empty file with a blank": ({}, {"a b": b""}, "a name with a blank"),
+    "a rename with a blank": ({"a b": b"1\n2\n"}, {"a b": None, "c": b"1\n2\n"}, "with a blank"),
+    "a folder for a file": ({"a": b"1\n"}, {"a": None, "a/b": b"2\n"}, "the file a and the folder"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(BEYOND))
+def test_what_quilt_cannot_hold_is_refused_with_its_line(
+    tmp_path: Path, store: Store, upstream: Repository, case: str
+) -> None:
+    before, after, why = BEYOND[case]
+    upstream.commit(before)
+    base = fetched(store, upstream)
+    if "a/b" in after:
+        upstream.write({"a": None})
+        after = {"a/b": after["a/b"]}
+    patch = read(tmp_path, upstream.patch(after))
+    series = Series(topics=(), patches=(patch,), files=(), digest="")
+    applied = apply_all(store, base, (patch,), ())
+
+    with pytest.raises(ConfigError) as caught:
+        export_quilt(store, series, applied, tmp_path / "quilt")
+
+    assert why in caught.value.what
+    assert caught.value.what.startswith("patches/vllm/change.patch:")
+    assert caught.value.next == "python build.py export --git DIR"
+    assert not (tmp_path / "quilt").exists()
+    upstream.git("reset", "--quiet", "--hard", base)
+    command = ["patch", "-p1", "--fuzz=0", "--force"]
+    done = subprocess.run(
+        command, cwd=upstream.root, input=patch.content, capture_output=True, check=False
+    )
+    assert done.returncode != 0
+
+
+@pytest.mark.parametrize("names", [("a/b.patch", "a-b.patch"), ("a b.patch",)])
+def test_a_file_name_that_quilt_cannot_hold_is_refused(
+    tmp_path: Path, store: Store, upstream: Repository, names: tuple[str, ...]
+) -> None:
+    base = fetched(store, upstream)
+    content = upstream.patch({"vllm/envs.py": b"new\n"})
+    patches = []
+    for name in names:
+        (tmp_path / "patches" / "vllm" / name).parent.mkdir(parents=True, exist_ok=True)
+        patches.append(read(tmp_path, content, name))
+    assert not any(list(beyond_quilt(patch)) for patch in patches)
+    applied = apply_all(store, base, tuple(patches[:1]), ())
+    series = Series(topics=(), patches=tuple(patches), files=(), digest="")
+
+    with pytest.raises(ConfigError, match=r"patches/vllm/a.b\.patch: quilt needs another name"):
+        export_quilt(store, series, applied, tmp_path / "quilt")
