@@ -43,7 +43,7 @@ def tar_entries(archive: Path) -> Iterator[Entry]:
     """The files of a source archive, without its top folder; SourceError for anything unsafe."""
     total = 0
     try:
-        with tarfile.open(archive, "r:*") as tar:
+        with tarfile.open(archive, "r:*", encoding="utf-8") as tar:
             for number, member in enumerate(tar):
                 total += member.size
                 if (
@@ -82,12 +82,15 @@ def member_path(archive: Path, name: str) -> str:
         parts = parts[1:]
     if name.startswith("/") or not parts:
         raise unsafe(archive, name, "has an absolute or empty name")
-    if {"", ".", "..", ".git"} & set(parts) or any(c in name for c in "\0\n\\"):
+    odd = any(c in "\0\n\\" or "\ud800" <= c <= "\udfff" for c in name)  # not UTF-8: a surrogate
+    if odd or {"", ".", "..", ".git"} & set(parts):
         raise unsafe(archive, name, "has a name that leaves the tree or that git can't hold")
     return "/".join(parts[1:])
 
 
 def check_link(archive: Path, path: str, target: str) -> None:
+    if any("\ud800" <= c <= "\udfff" for c in target):
+        raise unsafe(archive, path, f"is a link to a name that isn't UTF-8, {target!r}")
     resolved = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
     if target.startswith("/") or resolved == ".." or resolved.startswith("../"):
         raise unsafe(archive, path, f"is a link out of the tree, to {target}")

@@ -100,6 +100,8 @@ def test_the_tree_is_what_tar_and_git_add_make_of_it(tmp_path: Path, store: Stor
         (file("vllm-1/sub/.git"), "leaves the tree"),
         (file("vllm-1/new\nline"), "git can't hold"),
         (file("vllm-1/back\\slash"), "git can't hold"),
+        (file("vllm-1/latin-\udcfc.py"), "git can't hold"),
+        (special("vllm-1/latin", tarfile.SYMTYPE, "\udcfc.py"), "isn't UTF-8"),
         (special("vllm-1/out", tarfile.SYMTYPE, "../../etc/passwd"), "link out of the tree"),
         (special("vllm-1/abs", tarfile.SYMTYPE, "/etc/passwd"), "link out of the tree"),
         (special("vllm-1/hard", tarfile.LNKTYPE, "vllm-1/first.py"), "hard link"),
