@@ -84,7 +84,8 @@ def parse_patch(path: str, content: bytes) -> Patch:
         head, diff_line = split_diff(content)
         text = head.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise malformed(path, 1, f"the header is not UTF-8: {error.reason}") from None
+        line = content.count(b"\n", 0, error.start) + 1
+        raise malformed(path, line, f"the header is not UTF-8: {error.reason}") from None
     if diff_line == 0:
         raise malformed(path, 1, "there is no 'diff --git' line, so it changes nothing")
     mail, _, message = text.partition("\n\n")
@@ -119,7 +120,7 @@ def parse_patch(path: str, content: bytes) -> Patch:
     if patch.native_paths() and "Components" not in trailers:
         raise malformed(
             path,
-            1,
+            patch.line_of("Topic"),
             f"it touches {patch.native_paths()[0]}, which only a compile carries, "
             "and has no Components: trailer (none, if no component's compile changes)",
         )
@@ -137,9 +138,10 @@ def split_diff(content: bytes) -> tuple[bytes, int]:
 def read_trailers(path: str, text: str, body: str) -> dict[str, str]:
     """The last paragraph of the message, every line of which must be ``Name: value``."""
     trailers: dict[str, str] = {}
-    for line in body.rsplit("\n\n", 1)[-1].splitlines():
+    paragraph = body.rsplit("\n\n", 1)[-1]
+    first = text.count("\n", 0, text.rfind(paragraph)) + 1
+    for number, line in enumerate(paragraph.split("\n"), first):
         match = TRAILER.fullmatch(line)
-        number = line_of(text, line)
         if match is None:
             raise malformed(path, number, f"not a trailer (Name: value): {line!r}")
         name, value = match.groups()
@@ -264,7 +266,8 @@ def stays_inside(path: str) -> bool:
 
 
 def line_of(text: str, needle: str) -> int:
-    return text.count("\n", 0, max(text.find("\n" + needle), 0)) + 2
+    """The last line that begins so: the trailers are the last paragraph."""
+    return text.count("\n", 0, max(text.rfind("\n" + needle), 0)) + 2
 
 
 def malformed(path: str, line: int, why: str) -> ConfigError:

@@ -103,8 +103,22 @@ def test_a_line_that_is_no_trailer_is_named_with_its_line(
 
 def test_a_trailer_that_stands_twice_is_refused(tmp_path: Path, upstream: Repository) -> None:
     content = upstream.patch(EDIT).replace(b"\nTests:", b"\nOrigin: vendor\nTests:")
-    _, why = refused(tmp_path, content)
+    line, why = refused(tmp_path, content)
     assert why == "Origin stands twice"
+    assert line == line_with(content, "Tests: ") - 1
+
+
+def test_a_line_of_the_message_like_a_trailer_doesnt_get_the_blame(
+    tmp_path: Path, upstream: Repository
+) -> None:
+    subject = "Change it\n\nBases: are the releases.\nColour: red"
+    for trailers, at in (
+        ({"Bases": "soon"}, "Bases: soon"),
+        ({"Colour": "red, too"}, "Colour: red,"),
+    ):
+        content = upstream.patch(EDIT, subject, **trailers)
+        upstream.git("reset", "--quiet", "--hard", "HEAD~1")
+        assert refused(tmp_path, content)[0] == line_with(content, at)
 
 
 @pytest.mark.parametrize("field", [b"From", b"Date", b"Subject"])
@@ -122,8 +136,9 @@ def test_a_patch_without_a_diff_is_refused(tmp_path: Path, upstream: Repository)
 
 def test_a_header_that_is_not_utf8_is_refused(tmp_path: Path, upstream: Repository) -> None:
     content = upstream.patch(EDIT).replace(b"Why it", b"Why \xff it")
-    _, why = refused(tmp_path, content)
+    line, why = refused(tmp_path, content)
     assert "not UTF-8" in why
+    assert content.split(b"\n")[line - 1].startswith(b"Why \xff")
 
 
 @pytest.mark.parametrize(
