@@ -106,6 +106,7 @@ BEYOND: dict[str, tuple[Files, Files, str]] = {
 }
 
 
+@pytest.mark.skipif(shutil.which("patch") is None, reason="GNU patch is not installed")
 @pytest.mark.parametrize("case", sorted(BEYOND))
 def test_what_quilt_cannot_hold_is_refused_with_its_line(
     tmp_path: Path, store: Store, upstream: Repository, case: str

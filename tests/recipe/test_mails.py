@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -168,6 +169,7 @@ def test_a_hunk_in_the_message_is_refused_as_git_apply_does(
     assert not kept_by_git_apply(upstream, content)
 
 
+@pytest.mark.skipif(shutil.which("patch") is None, reason="GNU patch is not installed")
 @pytest.mark.parametrize(
     "lines",
     [
