@@ -26,6 +26,12 @@ ISOLATED = {
     "LC_ALL": "C",
 }
 
+# Nor may attributes, the user's or those of a tree: what is written is what the commit holds.
+ATTRIBUTES = (
+    "* !text !eol !ident !filter !working-tree-encoding !export-ignore !export-subst !diff "
+    "!whitespace !merge\n"
+)
+
 # What a killed git leaves in a repository. Not objects/*/tmp_obj_*: loose objects are written
 # without the store's lock, so one may be another run's.
 LEFTOVERS = (
@@ -250,6 +256,10 @@ def open_store(path: Path) -> Store:
     for pattern in LEFTOVERS:
         for stale in path.glob(pattern):
             stale.unlink(missing_ok=True)
+    attributes = path / "info" / "attributes"
+    if not attributes.exists() or attributes.read_text(encoding="utf-8") != ATTRIBUTES:
+        attributes.parent.mkdir(exist_ok=True)
+        attributes.write_text(ATTRIBUTES, encoding="utf-8")
     return Store(path=path)
 
 
