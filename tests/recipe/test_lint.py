@@ -8,7 +8,8 @@ import json
 import pytest
 
 from recipe.config import load_bases, open_project
-from recipe.lint import check_form, count_lines, lint
+from recipe.hunks import count_lines
+from recipe.lint import check_form, lint
 from tests.recipe.repo import read
 from tests.recipe.world import World
 

@@ -17,7 +17,8 @@ from recipe.archive import Entry, folder_entries, import_entries, tar_entries
 from recipe.errors import ApplyError
 from recipe.export import export_git
 from recipe.git import ISOLATED, open_store
-from recipe.lint import check_form, count_lines
+from recipe.hunks import count_lines
+from recipe.lint import check_form
 from recipe.plan import Series
 from recipe.tree import apply_all
 from tests.recipe.edits import NAMES, ODD_LINES, Edit, File, History, Tree, few, histories, trees
