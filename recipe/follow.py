@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 
 from recipe import run
 from recipe.git import Store
@@ -83,11 +84,16 @@ class Case:
 def apply_exactly(store: Store, patch: Patch, stack: str) -> tuple[str, list[str]] | str:
     """The tree with the patch on it and each hunk's place, or git's reason why it can't be."""
     with store.index(stack) as index:
-        try:
-            store.apply(patch.content, index)
-        except run.CommandFailed as error:
-            return "; ".join(line.removeprefix("error: ") for line in error.stderr.splitlines())
-        tree = store.git("write-tree", index=index).decode().strip()
+        return apply_on(store, patch, stack, index)
+
+
+def apply_on(store: Store, patch: Patch, stack: str, index: Path) -> tuple[str, list[str]] | str:
+    """As `apply_exactly`, on an index that holds the stack, and the patch afterwards."""
+    try:
+        store.apply(patch.content, index)
+    except run.CommandFailed as error:
+        return "; ".join(line.removeprefix("error: ") for line in error.stderr.splitlines())
+    tree = store.git("write-tree", index=index).decode().strip()
     return tree, places(store, patch, stack, tree)
 
 
@@ -185,10 +191,9 @@ def followed_renames(case: Case, tree: str) -> tuple[tuple[str, str], ...]:
     store, old, new = case.store, case.releases.old, case.releases.new
     gone = [path for path in case.patch.touched if store.has_path(old, path)]
     gone = [path for path in gone if not store.has_path(new, path)]
-    if not gone:
-        return ()
-    touched = {change.path for change in store.changes(case.stack, tree)}
-    return tuple((o, n) for o, n in store.renames(old, new) if o in gone and n in touched)
+    touched = {change.path for change in store.changes(case.stack, tree)} if gone else set()
+    found = ((path, store.renamed(old, new, path)) for path in gone)
+    return tuple((path, name) for path, name in found if name is not None and name in touched)
 
 
 def lost_lines(case: Case, merged: Merge) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ that upstream added within the patch's hunks. A later release without one of the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from recipe.git import Store
 from recipe.hunks import read_hunks
@@ -45,10 +44,10 @@ def missing(store: Store, found: Footprint, release: str) -> tuple[str, ...]:
     """What `release` hasn't got of the watched lines; empty if it has them all."""
     gone: list[str] = []
     for path in dict.fromkeys(line.path for line in found.lines):
-        here = path
+        here: str | None = path
         if not store.has_path(release, path):
-            here = renames(store, found.release, release).get(path, "")
-        if not here:
+            here = store.renamed(found.release, release, path)
+        if here is None:
             gone.append(f"upstream has no {path} any more")
             continue
         have = {line.strip() for line in store.read(release, here).split(b"\n")}
@@ -56,9 +55,3 @@ def missing(store: Store, found: Footprint, release: str) -> tuple[str, ...]:
             f"{line} is gone" for line in found.lines if line.path == path and line.text not in have
         ]
     return tuple(gone)
-
-
-@lru_cache(maxsize=64)
-def renames(store: Store, old: str, new: str) -> dict[str, str]:
-    """Old name to new name; finding renamed files among thousands takes a second."""
-    return dict(store.renames(old, new))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from recipe.config import Base, Bases
-from recipe.follow import Case, Outcome, apply_exactly, follow
+from recipe.follow import Case, Outcome, apply_on, follow
 from recipe.footprint import Footprint, footprint, missing
 from recipe.git import Store
 from recipe.hunks import read_hunks
@@ -133,17 +133,18 @@ def place(store: Store, base: Base, commit: str, patches: tuple[Patch, ...]) -> 
     topics = survey(patches, base)
     placed: dict[str, Placed] = {}
     stack = store.tree_of(commit)
-    for topic in topics:
-        if topic.patch is None or topic.state == State.UNRESOLVED:
-            continue
-        exact = apply_exactly(store, topic.patch, stack)
-        if isinstance(exact, str):
-            break
-        tree, places = exact
-        placed[topic.patch.path] = Placed(
-            tag=base.tag, before=stack, after=tree, places=tuple(places)
-        )
-        stack = tree
+    with store.index(commit) as index:
+        for topic in topics:
+            if topic.patch is None or topic.state == State.UNRESOLVED:
+                continue
+            exact = apply_on(store, topic.patch, stack, index)
+            if isinstance(exact, str):
+                break
+            tree, places = exact
+            placed[topic.patch.path] = Placed(
+                tag=base.tag, before=stack, after=tree, places=tuple(places)
+            )
+            stack = tree
     return Column(base=base, topics=topics, placed=placed)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recipe import run
-from recipe.git import ISOLATED, Store
+from recipe.git import ISOLATED, Store, ignore_attributes
 from recipe.threeway import MERGE
 
 
@@ -15,6 +15,7 @@ def make_work_repository(store: Store, folder: Path, *, base: str, head: str, ta
     import git as gitpython
 
     repository = gitpython.Repo.init(folder, initial_branch="sm12x")
+    ignore_attributes(folder / ".git")
     try:
         with repository.git.custom_environment(**ISOLATED):
             repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", update_head_ok=True)
@@ -32,6 +33,7 @@ def check_out(store: Store, folder: Path, commit: str) -> None:
     git(folder, "init", "--quiet", "--initial-branch=sm12x")
     alternates = folder / ".git" / "objects" / "info" / "alternates"
     alternates.write_text(f"{store.path / 'objects'}\n", encoding="utf-8")
+    ignore_attributes(folder / ".git")
     move_to(folder, commit)
 
 
