@@ -228,8 +228,10 @@ class Store:
 
     def fetch_history(self, url: str, tag: str, since: str) -> None:
         """Fetch the commits that a tag has and another tag hasn't; CommandFailed if that fails."""
-        span = (f"--shallow-exclude=refs/tags/{since}", f"+refs/tags/{tag}:refs/sm12x/tags/{tag}")
-        self.git("fetch", "--quiet", url, *span)
+        wanted = f"+refs/tags/{tag}:refs/sm12x/tags/{tag}"
+        self.git("fetch", "--quiet", f"--shallow-exclude=refs/tags/{since}", url, wanted)
+        # The first of them needs its parent, or it would seem to bring the whole tree.
+        self.git("fetch", "--quiet", "--deepen=1", url, wanted)
 
     def fetch_revision(self, url: str, commit: str) -> str:
         """Fetch a commit of a remote by its full id."""

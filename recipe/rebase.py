@@ -37,7 +37,11 @@ class Home:
 
 @dataclass(frozen=True, kw_only=True)
 class Rebase:
-    """The trees and the series of a rebase. source_of: a release's commit in the store."""
+    """The trees and the series of a rebase.
+
+    source_of: a release's commit in the store. history: whether it has the commits from origin to
+    onto, too.
+    """
 
     project: Project
     bases: Bases
@@ -46,6 +50,7 @@ class Rebase:
     origin: Base
     patches: tuple[Patch, ...]
     source_of: Callable[[Base], str]
+    history: bool = False
     columns: dict[str, Column] = field(default_factory=dict)
 
     @cached_property
@@ -146,6 +151,7 @@ def decide(rebase: Rebase, state: State, topic: Topic) -> Step | Stop:
                 old_tag=home.base.tag,
                 new=rebase.release,
                 new_tag=rebase.onto.tag,
+                history=rebase.history and home.base.tag == rebase.origin.tag,
             ),
             reverse=rebase.reverse.get(patch.path),
         )

@@ -13,6 +13,7 @@ from recipe import rebase_state, remembered, repository, rewrite, run
 from recipe.catalog import add
 from recipe.config import Base, Bases, Project, load_bases
 from recipe.errors import ApplyError, ConfigError, RecipeError, TestsFailed, UsageError
+from recipe.git import Store
 from recipe.lock import hold
 from recipe.log import say
 from recipe.overlay import sha256
@@ -221,20 +222,31 @@ def open_rebase(
     def source_of(base: Base) -> str:
         return find(project, base, source=source, offline=options.offline).commit
 
-    rebase = Rebase(
+    patches = read(project, options.upstream)
+    from_git = options.upstream == "vllm" and (source == "git" or is_url(source))
+    history = False
+    if from_git and not options.offline:
+        url = VLLM_REPOSITORY if source == "git" else source
+        source_of(origin)
+        source_of(onto)
+        history = fetched_history(store, url, origin, onto)
+    return Rebase(
         project=project,
         bases=bases,
         store=store,
         onto=onto,
         origin=origin,
-        patches=read(project, options.upstream),
+        patches=patches,
         source_of=source_of,
+        history=history,
     )
-    if options.upstream == "vllm" and (source == "git" or is_url(source)) and not options.offline:
-        url = VLLM_REPOSITORY if source == "git" else source
-        rebase.source_of(onto)
-        try:
-            store.fetch_history(url, onto.tag, origin.tag)
-        except run.CommandFailed as error:
-            say(f"  without the commits between them: {error.stderr.strip()}")
-    return rebase
+
+
+def fetched_history(store: Store, url: str, origin: Base, onto: Base) -> bool:
+    """Fetch the commits between two releases; without them a rebase has only the trees to go by."""
+    try:
+        store.fetch_history(url, onto.tag, origin.tag)
+    except run.CommandFailed as error:
+        say(f"  going on without the commits between them: {error.stderr.strip()}")
+        return False
+    return True

@@ -40,12 +40,16 @@ class Signal:
 
 @dataclass(frozen=True, kw_only=True)
 class Releases:
-    """The two upstream trees that a patch moves between, as commits, with their names."""
+    """The two upstream trees that a patch moves between, as commits, with their names.
+
+    history: whether the store has the commits that are in the new one and not in the old one.
+    """
 
     old: str
     old_tag: str
     new: str
     new_tag: str
+    history: bool = False
 
 
 def reversible(store: Store, new: str, patches: tuple[Patch, ...]) -> dict[str, Signal]:
@@ -121,14 +125,9 @@ def patch_ids(store: Store, hunks: tuple[Hunk, ...]) -> dict[int, str]:
     }
 
 
-def has_history(store: Store, releases: Releases) -> bool:
-    """Whether there are commits between the releases; an archive is one commit by itself."""
-    return int(store.text("rev-list", "--count", f"{releases.old}..{releases.new}")) > 1
-
-
 def same_commit(store: Store, patch: Patch, releases: Releases) -> Signal | None:
     """A commit between the two releases, where they have a history, has the patch's patch-id."""
-    if not has_history(store, releases):
+    if not releases.history:
         return None
     span = f"{releases.old}..{releases.new}"
     log = store.git("log", "--format=commit %H", "-p", "--full-index", span, "--", *patch.touched)
@@ -161,7 +160,7 @@ def named(store: Store, patch: Patch, releases: Releases) -> Signal | None:
     before = {row.split(":", 2)[2] for row in grep(store, pattern, releases.old)}
     rows = grep(store, pattern, releases.new)
     fresh = [row for row in rows if row.split(":", 2)[2] not in before]
-    if has_history(store, releases):
+    if releases.history:
         span = f"{releases.old}..{releases.new}"
         fresh += store.text("log", "--format=%h %s", "-E", f"--grep={pattern}", span).splitlines()
     if not fresh:
