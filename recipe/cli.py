@@ -195,6 +195,7 @@ def add_lint(verbs: Any, name: str) -> None:
 def add_matrix(verbs: Any, name: str) -> None:
     parser = verb(verbs, name, "say what every topic is on every release", series_verbs.run_matrix)
     add_offline(parser)
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a web page as well")
 
 
 def add_rebase(verbs: Any, name: str) -> None:

@@ -60,5 +60,9 @@ def problem(cell: Cell) -> list[str]:
     return [
         f"{cell.topic} on {cell.base}: {cell.state}",
         *(f"  {line}" for line in cell.evidence),
-        f"  next: python build.py rebase --onto {cell.base}",
+        f"  next: {next_command(cell)}",
     ]
+
+
+def next_command(cell: Cell) -> str:
+    return f"python build.py rebase --onto {cell.base}"

@@ -7,15 +7,18 @@ What is heavy is imported in the verb that uses it, after the first line is out.
 from __future__ import annotations
 
 import argparse
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.config import Base, Bases, Project, load_bases
+from recipe.errors import UsageError
 from recipe.log import say
 from recipe.verbs import greet, show
 
 if TYPE_CHECKING:
     from recipe.git import Store
+    from recipe.matrix import Matrix
     from recipe.plan import Series
     from recipe.tree import Applied
 
@@ -89,8 +92,30 @@ def run_matrix(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     from recipe import matrix_store, matrix_text
 
     found = matrix_store.known_matrix(project, bases, offline=options.offline)
+    if options.html is not None:
+        write_page(project, found, options.html)
     show(options, matrix_text.as_text(found))
     return matrix_store.as_json(found)
+
+
+def write_page(project: Project, found: Matrix, path: Path) -> None:
+    from recipe import matrix_html, overlay, scratch, series
+
+    digest = overlay.patchset_digest(project, series.read_series(project), series.UPSTREAMS)
+    place = path.resolve()
+    try:
+        if place.exists() and not place.is_file():
+            raise OSError(errno.EEXIST, "it isn't a file")
+        scratch.write_whole(place, matrix_html.as_html(found, patchset=digest))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UsageError(
+            f"can't write {path}: {error.strerror}",
+            means="The matrix itself is computed and stored.",
+            next="name another file: python build.py matrix --html FILE",
+        ) from error
+    say(f"  the page is {path}")
 
 
 def run_rebase(options: argparse.Namespace, project: Project) -> dict[str, Any]:
