@@ -226,6 +226,19 @@ def add_rebase(verbs: Any, name: str) -> None:
     add_upstream(parser)
 
 
+def add_bisect(verbs: Any, name: str) -> None:
+    parser = verb(verbs, name, "find the patch that makes a command fail", series_verbs.run_bisect)
+    add_base(parser)
+    add_source(parser)
+    parser.add_argument(
+        "--test",
+        required=True,
+        metavar="CMD",
+        help="what sh runs in the tree: 0 is good, 125 can't be judged, anything else is bad",
+    )
+    parser.set_defaults(upstream="vllm")
+
+
 def add_upstream(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", choices=("vllm", "deepgemm"), default="vllm", help="which upstream's series"
@@ -264,6 +277,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "lint": add_lint,
     "matrix": add_matrix,
     "rebase": add_rebase,
+    "bisect": add_bisect,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

@@ -17,9 +17,9 @@ from recipe.errors import ConfigError
 from recipe.git import Store
 from recipe.patch import Patch, outside_hunks, split_diff
 from recipe.plan import Series
-from recipe.tree import Applied
+from recipe.tree import OVERLAY, Applied
 
-OVERLAY = "overlay.patch"
+OVERLAY_FILE = "overlay.patch"
 # A name with a blank is quoted only for another reason, so GNU patch can't find its end.
 TWO_NAMES = re.compile(rb'diff --git (?:"(?:[^"\\]|\\.)*"|[^" ]+) (?:"(?:[^"\\]|\\.)*"|[^" ]+)')
 
@@ -88,9 +88,9 @@ def unfit(what: str) -> ConfigError:
 
 
 def overlay_patch(store: Store, applied: Applied, prefix: str) -> dict[str, bytes]:
-    if not applied.commits or applied.commits[-1][0] != "overlay":
+    if not applied.commits or applied.commits[-1][0] != OVERLAY:
         return {}
-    return {prefix + OVERLAY: store.format_patch(applied.head)}
+    return {prefix + OVERLAY_FILE: store.format_patch(applied.head)}
 
 
 def write_files(target: Path, option: str, files: dict[str, bytes]) -> None:

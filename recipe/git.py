@@ -190,6 +190,12 @@ class Store:
             commit,
         )
 
+    def fetch_tree(self, root: Path, ref: str) -> str:
+        """Take in what a work tree has checked out; its commit."""
+        address = str(root.resolve())
+        self.git("fetch", "--quiet", "--no-tags", "--no-auto-gc", address, f"+HEAD:{ref}")
+        return self.text("rev-parse", ref)
+
     def export(self, commit: str, folder: Path) -> None:
         """Write the commit's files into `folder`, which must exist."""
         archive = ["git", "archive", "--format=tar", commit]

@@ -29,6 +29,7 @@ KNOWN = (
     "Tests",
 )
 REQUIRED = ("Topic", "Bases", "Origin", "Forwarded", "Tests")
+TOPIC = re.compile(r"[a-z0-9][a-z0-9-]*")
 # A change to these reaches a wheel only through a compiler.
 NATIVE = re.compile(r"(^|/)CMakeLists\.txt$|\.cmake$|^csrc/|^rust/|\.(cu|cuh|cpp|cc|c|h|hpp|inl)$")
 
@@ -78,7 +79,7 @@ def read_patch(root: Path, path: str) -> Patch:
 
 
 def parse_patch(path: str, content: bytes) -> Patch:
-    """Parse a patch that is or will be patches/`path`."""
+    """The same for the content that patches/`path` has or would have."""
     try:
         # The diff may hold any bytes; only the header must be text.
         head, diff_line = split_diff(content)
@@ -186,7 +187,7 @@ class Trailers:
         return Version(found[1])
 
     def topic(self) -> str:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.values["Topic"]):
+        if not TOPIC.fullmatch(self.values["Topic"]):
             raise self.bad("Topic", "use lower-case letters, digits and hyphens")
         return self.values["Topic"]
 

@@ -60,7 +60,13 @@ class Plan:
 
 
 def resolve_series(project: Project, bases: Bases, base: Base, upstream: str = "vllm") -> Series:
-    patches = check(project, bases)
+    return series_on(project, base, check(project, bases), upstream)
+
+
+def series_on(
+    project: Project, base: Base, patches: tuple[Patch, ...], upstream: str = "vllm"
+) -> Series:
+    """`patches`, a whole series that is in order, resolved on a base."""
     topics = resolve(patches, base)
     chosen = tuple(
         topic.patch

@@ -3,11 +3,36 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from recipe import run
 from recipe.git import ISOLATED, Store, ignore_attributes
 from recipe.threeway import MERGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkTree:
+    """A repository with a work tree, which a person or a command works in."""
+
+    root: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        # Both are named: git would look for a repository in the folders above as well.
+        where = {"GIT_DIR": str(self.root / ".git"), "GIT_WORK_TREE": str(self.root)}
+        return {**ISOLATED, **where}
+
+    def text(self, *args: str) -> str:
+        return run.output(["git", *args], cwd=self.root, env=self.env).decode().strip()
+
+
+def callers_environment() -> list[str]:
+    """An ``env`` command that undoes ours: what follows it has the caller's variables again."""
+    ours = (*ISOLATED, "GIT_DIR", "GIT_WORK_TREE")
+    kept = [f"{name}={os.environ[name]}" for name in ISOLATED if name in os.environ]
+    return ["env", *(word for name in ours for word in ("-u", name)), *kept]
 
 
 def make_work_repository(store: Store, folder: Path, *, base: str, head: str, tag: str) -> None:
@@ -102,3 +127,12 @@ NOBODY = {
 
 def git(folder: Path, *args: str, env: dict[str, str] | None = None) -> bytes:
     return run.output(["git", "-C", str(folder), *args], env={**ISOLATED, **(env or {})})
+
+
+def set_template(folder: Path, template: str) -> None:
+    """Let commit messages of the repository in `folder` start from `template`."""
+    # Relative to the work tree, so that the folder can be moved.
+    (folder / ".git" / "commit-template").write_text(template, encoding="utf-8", newline="")
+    work = WorkTree(root=folder)
+    work.text("config", "commit.template", ".git/commit-template")
+    work.text("config", "core.commentChar", "#")

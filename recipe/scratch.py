@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that are either whole or not there: temporary ones, and those a person asks for.
+"""Folders and files that are either whole or not there: temporary ones, and those asked for.
 
 A temporary folder has a lock file beside it, which the kernel frees with the process: one whose
 lock can be had belongs to a run that was killed, and the next run clears it away. A process number

@@ -150,6 +150,12 @@ def unresolved(name: str, files: list[Patch], base: Base, claimed: int) -> Confi
 def check(project: Project, bases: Bases) -> tuple[Patch, ...]:
     """The series, checked against every pinned base and the files its headers name."""
     patches = read_series(project)
+    check_patches(project, bases, patches)
+    return patches
+
+
+def check_patches(project: Project, bases: Bases, patches: tuple[Patch, ...]) -> None:
+    """ConfigError for the first thing that is wrong with these patches as a series."""
     for first, second in combinations(patches, 2):
         if first.topic == second.topic and first.upstream != second.upstream:
             raise ConfigError(
@@ -167,7 +173,6 @@ def check(project: Project, bases: Bases) -> tuple[Patch, ...]:
                     f"patches/{patch.path}:{patch.line_of('Tests')}: Tests: {test} doesn't exist",
                     next="name a test file of this repository",
                 )
-    return patches
 
 
 def wrong(line: int, why: str) -> ConfigError:

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
     from recipe.git import Store
     from recipe.matrix import Matrix
     from recipe.plan import Series
-    from recipe.tree import Applied
+    from recipe.sources import Source
 
 
 def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     bases, base = greet(options, project)
     from recipe import tree
 
-    _, applied, store = put_on(options, project, bases, base, until=options.until)
+    series, store, source = find_series(options, project, bases, base)
+    patches = tree.until(series.patches, options.until)
+    files = series.files if options.until is None else ()
+    applied = tree.apply_all(store, source.commit, patches, files)
     tree.write_repository(store, applied, options.tree.resolve(), f"base-{base.tag}")
     show(
         options,
@@ -42,27 +45,26 @@ def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     }
 
 
-def put_on(
-    options: argparse.Namespace, project: Project, bases: Bases, base: Base, *, until: str | None
-) -> tuple[Series, Applied, Store]:
-    """Fetch the upstream that was asked for and put its series and overlay on."""
-    from recipe import sources, tree
+def find_series(
+    options: argparse.Namespace, project: Project, bases: Bases, base: Base
+) -> tuple[Series, Store, Source]:
+    """The series on the base, and the source that was asked for, in the store."""
+    from recipe import sources
     from recipe.plan import resolve_series
 
     series = resolve_series(project, bases, base, options.upstream)
-    find = sources.vllm_source if options.upstream == "vllm" else sources.deepgemm_source
-    source = find(project, base, source=options.source, offline=options.offline)
-    store = sources.store_of(project)
-    patches = tree.until(series.patches, until)
-    files = series.files if until is None else ()
-    return series, tree.apply_all(store, source.commit, patches, files), store
+    source = sources.upstream_source(
+        project, base, options.upstream, source=options.source, offline=options.offline
+    )
+    return series, sources.store_of(project), source
 
 
 def run_export(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     bases, base = greet(options, project)
-    from recipe import export
+    from recipe import export, tree
 
-    series, applied, store = put_on(options, project, bases, base, until=None)
+    series, store, source = find_series(options, project, bases, base)
+    applied = tree.apply_all(store, source.commit, series.patches, series.files)
     target: Path = options.quilt or options.git
     write = export.export_quilt if options.quilt else export.export_git
     names = write(store, series, applied, target.resolve())
@@ -122,3 +124,13 @@ def run_rebase(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     from recipe import rebase_verb
 
     return rebase_verb.run_rebase(options, project)
+
+
+def run_bisect(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
+    from recipe import bisect
+
+    series, store, source = find_series(options, project, bases, base)
+    verdict = bisect.bisect(project, store, base, series, source.commit, options.test)
+    show(options, bisect.as_text(verdict))
+    return bisect.as_json(verdict)

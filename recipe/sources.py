@@ -47,6 +47,14 @@ def store_of(project: Project) -> Store:
         return open_store(project.store)
 
 
+def upstream_source(
+    project: Project, base: Base, upstream: str, *, source: str, offline: bool
+) -> Source:
+    """The tree of one of series.UPSTREAMS that belongs to the base."""
+    find = vllm_source if upstream == "vllm" else deepgemm_source
+    return find(project, base, source=source, offline=offline)
+
+
 def vllm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
     """The base's tree. source: auto or sdist (the pinned archive), git, a git URL or a folder."""
     if source in ("auto", Kind.SDIST):

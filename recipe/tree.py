@@ -15,7 +15,11 @@ from recipe.errors import ApplyError, UsageError
 from recipe.git import Change, Store
 from recipe.overlay import OverlayFile
 from recipe.patch import Patch
-from recipe.repository import make_work_repository
+from recipe.repository import make_work_repository, set_template
+
+# The overlay's commit: what it is called in Applied.commits, and its subject.
+OVERLAY = "overlay"
+LAY = "Lay the overlay"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +33,36 @@ class Applied:
 
 
 def apply_all(
-    store: Store, base: str, patches: tuple[Patch, ...], files: tuple[OverlayFile, ...]
+    store: Store,
+    base: str,
+    patches: tuple[Patch, ...],
+    files: tuple[OverlayFile, ...],
+    *,
+    overlay_first: bool = False,
 ) -> Applied:
-    """Apply every patch, then lay the overlay; ApplyError names the file and line that failed."""
+    """Apply every patch, then lay the overlay; ApplyError names the file and line that failed.
+
+    overlay_first: lay it on upstream's tree, so that every patch has the files that it calls.
+    """
     head = base
     commits: list[tuple[str, str]] = []
+    steps: list[Patch | None] = [*patches]
+    if files:
+        steps.insert(0 if overlay_first else len(steps), None)
     with store.index(base) as index:
-        for patch in patches:
-            apply_one(store, index, patch)
+        for patch in steps:
+            if patch is None:
+                lay(store, index, head, files)
+            else:
+                apply_one(store, index, patch)
             tree = store.git("write-tree", index=index).decode().strip()
-            head = store.commit(
-                tree, head, message=patch.message, author=patch.author, date=patch.date
-            )
-            commits.append((patch.path, head))
-        if files:
-            lay(store, index, head, files)
-            tree = store.git("write-tree", index=index).decode().strip()
-            head = store.commit(tree, head, message="Lay the overlay\n")
-            commits.append(("overlay", head))
+            if patch is None:
+                head = store.commit(tree, head, message=f"{LAY}\n")
+            else:
+                head = store.commit(
+                    tree, head, message=patch.message, author=patch.author, date=patch.date
+                )
+            commits.append((OVERLAY if patch is None else patch.path, head))
     return Applied(base=base, head=head, commits=tuple(commits), changes=store.changes(base, head))
 
 
@@ -84,7 +100,9 @@ def lay(store: Store, index: Path, head: str, files: tuple[OverlayFile, ...]) ->
             ) from None
 
 
-def until(patches: tuple[Patch, ...], name: str | None) -> tuple[Patch, ...]:
+def until(
+    patches: tuple[Patch, ...], name: str | None, option: str = "--until"
+) -> tuple[Patch, ...]:
     """The patches before `name`, which is left out: the tree that it must apply to."""
     if name is None:
         return patches
@@ -93,12 +111,25 @@ def until(patches: tuple[Patch, ...], name: str | None) -> tuple[Patch, ...]:
         if wanted in (patch.path, patch.topic):
             return patches[:position]
     raise UsageError(
-        f"--until {name}: no such patch applies on this base",
+        f"{option} {name}: no such patch applies on this base",
         next="python build.py plan   # lists the patches that do",
     )
 
 
-def write_repository(store: Store, applied: Applied, target: Path, tag: str) -> None:
-    """The patched tree as a git repository in `target`, which must not exist or be empty."""
+def through(patches: tuple[Patch, ...], name: str | None) -> tuple[Patch, ...]:
+    """The patches up to `name`, which is the last of them."""
+    before = until(patches, name, "--after")
+    return patches[: len(before) + (name is not None)]
+
+
+def write_repository(
+    store: Store, applied: Applied, target: Path, tag: str, template: str = ""
+) -> None:
+    """The patched tree as a git repository in `target`, which must not exist or be empty.
+
+    template: what its commit messages start from.
+    """
     with scratch.whole(target, "--tree") as folder:
         make_work_repository(store, folder, base=applied.base, head=applied.head, tag=tag)
+        if template:
+            set_template(folder, template)
