@@ -63,7 +63,7 @@ def bisect(
     suspects = {commit: known[path] for path, commit in applied.commits}
     with scratch.folder(project.cache, "bisect") as folder:
         work = WorkTree(root=folder / "tree")
-        write_repository(store, applied, work.root, f"base-{base.tag}")
+        write_repository(store, applied, work.root, base.tag)
         judge = Judge(work=work, base=base, test=test, script=folder / "judge")
         judge.write()
         control = judge.control(applied.base)

@@ -226,6 +226,35 @@ def add_rebase(verbs: Any, name: str) -> None:
     add_upstream(parser)
 
 
+def add_refresh(verbs: Any, name: str) -> None:
+    parser = verb(
+        verbs, name, "write patches anew, from the commits of a tree", series_verbs.run_refresh
+    )
+    parser.add_argument(
+        "patches", nargs="*", metavar="PATCH", help="without a tree: only these, by path or topic"
+    )
+    parser.add_argument(
+        "--tree", type=Path, metavar="DIR", help="a tree that apply or new made, with your commits"
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; 4 if something would")
+    parser.add_argument("--offline", action="store_true", help="use only what the cache holds")
+    add_upstream(parser)
+
+
+def add_new(verbs: Any, name: str) -> None:
+    parser = verb(
+        verbs, name, "start a patch: a tree to edit, and a message to fill in", series_verbs.run_new
+    )
+    parser.add_argument(
+        "topic", metavar="TOPIC", help="what it is about: small-letters-and-hyphens"
+    )
+    add_base(parser)
+    add_source(parser)
+    parser.add_argument("--tree", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--after", metavar="PATCH", help="the patch it goes on (default: all)")
+    add_upstream(parser)
+
+
 def add_bisect(verbs: Any, name: str) -> None:
     parser = verb(verbs, name, "find the patch that makes a command fail", series_verbs.run_bisect)
     add_base(parser)
@@ -277,6 +306,8 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "lint": add_lint,
     "matrix": add_matrix,
     "rebase": add_rebase,
+    "refresh": add_refresh,
+    "new": add_new,
     "bisect": add_bisect,
     "bases": add_bases,
     "test": add_test,

@@ -16,6 +16,11 @@ from recipe.errors import MachineError, SourceError
 
 # The committer of every commit we make: fixed, so that the same input gives the same commit id.
 IDENTITY = ("vllm-sm12x", "recipe@vllm-sm12x.example")
+COMMITTER = {
+    f"GIT_{who}_{what}": value
+    for who in ("AUTHOR", "COMMITTER")
+    for what, value in zip(("NAME", "EMAIL"), IDENTITY, strict=True)
+}
 EPOCH = "1767225600 +0000"  # 2026-01-01, for commits that have no date of their own
 
 # The user's configuration must not change what is imported or applied.

@@ -36,7 +36,7 @@ def lint(project: Project, bases: Bases) -> tuple[Touched, ...]:
 
 
 def check_form(patch: Patch) -> None:
-    """The patch is as ``git format-patch`` writes it with the flags that README.md gives.
+    """The patch is as ``git format-patch`` writes it with the flags that refresh gives it.
 
     Then writing it again changes nothing but what was meant, whichever git does it.
     """
@@ -89,5 +89,5 @@ def unclean(patch: Patch, line: int, why: str) -> ConfigError:
     return ConfigError(
         f"patches/{patch.path}:{line}: {why}",
         means="Written by another git or with other flags, it would change without a reason.",
-        next="write it with the git format-patch line in README.md, under Changing a patch",
+        next=f"python build.py refresh {patch.path}",
     )

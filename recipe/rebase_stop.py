@@ -44,19 +44,20 @@ def settle(rebase: Rebase, stop: Stop, *, skip: str | None, accept: Sequence[str
 def taken_from(rebase: Rebase, stop: Stop) -> str:
     """The tree in the work tree, if nothing in it is undecided."""
     folder = rebase_state.work_tree(rebase.project)
-    unsaid = repository.undecided(folder)
+    work = repository.WorkTree(root=folder)
+    unsaid = repository.undecided(work)
     if unsaid:
         raise ApplyError(
             f"undecided: {', '.join(unsaid)} (one side deleted it, the other changed it)",
             next=f"git -C {folder} rm {unsaid[0]}   # or: add {unsaid[0]}",
         )
-    left = repository.marked(folder, stop.paths)
+    left = repository.marked(work, stop.paths)
     if left:
         raise ApplyError(
             f"there are conflict markers left: {', '.join(left)}",
             next=f"mend them in {folder}, then: {CONTINUE}",
         )
-    return repository.take_tree(rebase.store, folder)
+    return repository.take_tree(rebase.store, work)
 
 
 def leave(rebase: Rebase, stop: Stop) -> None:
@@ -68,11 +69,11 @@ def leave(rebase: Rebase, stop: Stop) -> None:
     base = store.commit(store.tree_of(stop.before), None, message="before")
     change = store.commit(store.tree_of(stop.after), base, message=patch.subject)
     with scratch.whole(folder, "--onto") as new:
-        repository.check_out(store, new, stop.stack)
+        work = repository.check_out(store, new, stop.stack)
         if stop.kind == StopKind.CONFLICT:
-            repository.leave_conflict(new, change)
+            repository.leave_conflict(work, change)
         else:
-            repository.leave_changes(new, stop.tree)
+            repository.leave_changes(work, stop.tree)
 
 
 def tell(rebase: Rebase, stop: Stop) -> str:

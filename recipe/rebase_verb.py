@@ -124,7 +124,7 @@ def command_of(rebase: Rebase, state: State) -> Command:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             repository.check_out(rebase.store, folder, step.commit)
-        repository.move_to(folder, step.commit)
+        repository.move_to(repository.WorkTree(root=folder), step.commit)
         env = {"SM12X_BASE": rebase.onto.tag, "SM12X_PATCH": step.patch}
         status = run.show(["sh", "-c", state.command], cwd=folder, env=env)
         if status != 0:

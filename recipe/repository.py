@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from recipe import run
-from recipe.git import ISOLATED, Store, ignore_attributes
+from recipe.git import COMMITTER, ISOLATED, Store, ignore_attributes
 from recipe.threeway import MERGE
 
 
@@ -24,8 +25,11 @@ class WorkTree:
         where = {"GIT_DIR": str(self.root / ".git"), "GIT_WORK_TREE": str(self.root)}
         return {**ISOLATED, **where}
 
+    def git(self, *args: str) -> bytes:
+        return run.output(["git", *args], cwd=self.root, env={**self.env, **COMMITTER})
+
     def text(self, *args: str) -> str:
-        return run.output(["git", *args], cwd=self.root, env=self.env).decode().strip()
+        return self.git(*args).decode().strip()
 
 
 def callers_environment() -> list[str]:
@@ -35,8 +39,8 @@ def callers_environment() -> list[str]:
     return ["env", *(word for name in ours for word in ("-u", name)), *kept]
 
 
-def make_work_repository(store: Store, folder: Path, *, base: str, head: str, tag: str) -> None:
-    """A repository in `folder` with `head` checked out on branch sm12x and `tag` at the base."""
+def make_work_repository(store: Store, folder: Path, *, head: str, tags: Mapping[str, str]) -> None:
+    """A repository in `folder` with `head` checked out on branch sm12x; tags: commits by name."""
     import git as gitpython
 
     repository = gitpython.Repo.init(folder, initial_branch="sm12x")
@@ -45,60 +49,72 @@ def make_work_repository(store: Store, folder: Path, *, base: str, head: str, ta
         with repository.git.custom_environment(**ISOLATED):
             repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", update_head_ok=True)
             repository.git.reset("--hard", "--quiet", "sm12x")
-            repository.create_tag(tag, ref=base)
+            for tag, commit in tags.items():
+                repository.create_tag(tag, ref=commit)
     finally:
         repository.close()
 
 
-def check_out(store: Store, folder: Path, commit: str) -> None:
+def set_template(folder: Path, template: str) -> None:
+    """Let commit messages of the repository in `folder` start from `template`."""
+    # Relative to the work tree, so that the folder can be moved.
+    (folder / ".git" / "commit-template").write_text(template, encoding="utf-8", newline="")
+    work = WorkTree(root=folder)
+    work.git("config", "commit.template", ".git/commit-template")
+    work.git("config", "core.commentChar", "#")
+
+
+def check_out(store: Store, folder: Path, commit: str) -> WorkTree:
     """A repository in `folder`, which exists, with `commit` checked out.
 
     Its objects are the store's, so it is there in a second; it is for work that ends soon.
     """
-    git(folder, "init", "--quiet", "--initial-branch=sm12x")
+    work = WorkTree(root=folder)
+    work.git("init", "--quiet", "--initial-branch=sm12x")
     alternates = folder / ".git" / "objects" / "info" / "alternates"
     alternates.write_text(f"{store.path / 'objects'}\n", encoding="utf-8")
     ignore_attributes(folder / ".git")
-    move_to(folder, commit)
+    move_to(work, commit)
+    return work
 
 
-def move_to(folder: Path, commit: str) -> None:
+def move_to(work: WorkTree, commit: str) -> None:
     """The commit's files and no other, whatever was there."""
-    git(folder, "checkout", "--quiet", "--force", "-B", "sm12x", commit)
-    git(folder, "clean", "--quiet", "-ffdx")
+    work.git("checkout", "--quiet", "--force", "-B", "sm12x", commit)
+    work.git("clean", "--quiet", "-ffdx")
 
 
-def leave_conflict(folder: Path, change: str) -> None:
+def leave_conflict(work: WorkTree, change: str) -> None:
     """Bring the change of a commit onto the one that is checked out, as far as it goes.
 
     Where it doesn't, files have markers and the index its stages, as after any git merge.
     """
     try:
-        git(folder, *MERGE, "cherry-pick", "--no-commit", change)
+        work.git(*MERGE, "cherry-pick", "--no-commit", change)
     except run.CommandFailed as error:
         if error.returncode != 1:
             raise
 
 
-def leave_changes(folder: Path, tree: str) -> None:
+def leave_changes(work: WorkTree, tree: str) -> None:
     """The files of a tree as uncommitted changes to what is checked out."""
-    git(folder, "read-tree", "-u", "-m", "HEAD", tree)
+    work.git("read-tree", "-u", "-m", "HEAD", tree)
 
 
-def undecided(folder: Path) -> list[str]:
+def undecided(work: WorkTree) -> list[str]:
     """Paths that one side deleted and the other changed, as long as nobody has said which."""
     stages: dict[str, set[str]] = {}
-    for row in git(folder, "ls-files", "--unmerged", "-z").decode().split("\0")[:-1]:
+    for row in work.git("ls-files", "--unmerged", "-z").decode().split("\0")[:-1]:
         entry, _, path = row.partition("\t")
         stages.setdefault(path, set()).add(entry.split()[2])
     return [path for path, seen in stages.items() if not {"2", "3"} <= seen]
 
 
-def marked(folder: Path, paths: tuple[str, ...]) -> list[str]:
+def marked(work: WorkTree, paths: tuple[str, ...]) -> list[str]:
     """path:line of each conflict marker that is still in one of the files."""
     found = []
     for path in paths:
-        file = folder / path
+        file = work.root / path
         lines = file.read_bytes().split(b"\n") if file.is_file() else []
         found += [
             f"{path}:{number}"
@@ -108,31 +124,12 @@ def marked(folder: Path, paths: tuple[str, ...]) -> list[str]:
     return found
 
 
-def take_tree(store: Store, folder: Path) -> str:
-    """What stands in the work tree, files that git knows, as a tree of the store."""
-    git(folder, "add", "--update")
-    tree = git(folder, "write-tree").decode().strip()
-    commit = git(folder, "commit-tree", tree, "-m", "as resolved", env=NOBODY).decode().strip()
-    git(folder, "update-ref", "refs/sm12x/resolved", commit)
-    store.git("fetch", "--quiet", str(folder), "+refs/sm12x/resolved:refs/sm12x/resolved-last")
+def take_tree(store: Store, work: WorkTree) -> str:
+    """What stands in the work tree, of the files that git knows, as a tree of the store."""
+    work.git("add", "--update")
+    tree = work.text("write-tree")
+    commit = work.text("commit-tree", tree, "-m", "as resolved")
+    work.git("update-ref", "refs/sm12x/resolved", commit)
+    address = str(work.root.resolve())
+    store.git("fetch", "--quiet", address, "+refs/sm12x/resolved:refs/sm12x/resolved-last")
     return tree
-
-
-NOBODY = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "vllm-sm12x"), ("EMAIL", "recipe@vllm-sm12x.example"))
-}
-
-
-def git(folder: Path, *args: str, env: dict[str, str] | None = None) -> bytes:
-    return run.output(["git", "-C", str(folder), *args], env={**ISOLATED, **(env or {})})
-
-
-def set_template(folder: Path, template: str) -> None:
-    """Let commit messages of the repository in `folder` start from `template`."""
-    # Relative to the work tree, so that the folder can be moved.
-    (folder / ".git" / "commit-template").write_text(template, encoding="utf-8", newline="")
-    work = WorkTree(root=folder)
-    work.text("config", "commit.template", ".git/commit-template")
-    work.text("config", "core.commentChar", "#")

@@ -62,7 +62,7 @@ def read_series(project: Project) -> tuple[Patch, ...]:
         raise ConfigError(
             f"patches/{unused} is in no line of series.txt",
             means="A patch outside the series is applied on no base.",
-            next=f"add the line '{unused}' to series.txt, or: git rm patches/{unused}",
+            next=f"add the line '{unused}' to series.txt, or: rm patches/{unused}",
         )
     return tuple(patches)
 

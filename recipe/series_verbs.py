@@ -31,7 +31,7 @@ def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     patches = tree.until(series.patches, options.until)
     files = series.files if options.until is None else ()
     applied = tree.apply_all(store, source.commit, patches, files)
-    tree.write_repository(store, applied, options.tree.resolve(), f"base-{base.tag}")
+    tree.write_repository(store, applied, options.tree.resolve(), base.tag)
     show(
         options,
         f"{len(applied.commits)} commits on {base.tag} in {options.tree}\n"
@@ -134,3 +134,63 @@ def run_bisect(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     verdict = bisect.bisect(project, store, base, series, source.commit, options.test)
     show(options, bisect.as_text(verdict))
     return bisect.as_json(verdict)
+
+
+def run_refresh(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from recipe import refresh
+    from recipe.canonical import open_stacks
+    from recipe.errors import UsageError
+    from recipe.lock import hold
+
+    if options.tree and options.patches:
+        raise UsageError(
+            "--tree takes every commit of the tree; no patch can be named beside it",
+            next=f"python build.py refresh --tree {options.tree}",
+        )
+    again = ["--tree", str(options.tree)] if options.tree else options.patches
+    stacks = open_stacks(project, load_bases(project.bases_file), offline=options.offline)
+    with hold(project.cache / "locks" / "series.lock", "the series"):
+        if options.tree:
+            found = refresh.from_tree(stacks, options.tree, options.upstream)
+        else:
+            found = refresh.from_files(stacks, options.patches)
+        if options.check:
+            refresh.check_nothing(found, " ".join(["python build.py refresh", *again]))
+        refresh.write(project, found.draft)
+    show(options, refresh.as_text(found))
+    return refresh.as_json(found)
+
+
+def run_new(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
+    from recipe import start
+    from recipe.series import read_series
+
+    start.check_topic(read_series(project), options.topic)
+    series, store, source = find_series(options, project, bases, base)
+    started = start.start(
+        store,
+        bases,
+        base,
+        series,
+        source.commit,
+        topic=options.topic,
+        after=options.after,
+        target=options.tree.resolve(),
+    )
+    then = [
+        f"cd {options.tree}   # edit; new files with the behaviour go into overlay/",
+        "git add -A && git commit   # the message starts from the trailers",
+        f"write {started.test}",
+        f"python build.py refresh --tree {options.tree}",
+    ]
+    where = f"after {started.after}" if started.after else "on upstream itself"
+    show(options, "\n  ".join([f"{options.topic} starts on {base.tag}, {where}", *then]))
+    return {
+        "base": base.tag,
+        "topic": options.topic,
+        "tree": str(options.tree),
+        "after": started.after,
+        "commit": started.applied.head,
+        "next": then,
+    }

@@ -127,9 +127,12 @@ def write_repository(
 ) -> None:
     """The patched tree as a git repository in `target`, which must not exist or be empty.
 
+    tag: the base's; ``base-`` it is upstream's commit, ``overlay-`` it the overlay's.
     template: what its commit messages start from.
     """
+    overlay = dict(applied.commits).get(OVERLAY)
+    tags = {f"base-{tag}": applied.base} | ({f"overlay-{tag}": overlay} if overlay else {})
     with scratch.whole(target, "--tree") as folder:
-        make_work_repository(store, folder, base=applied.base, head=applied.head, tag=tag)
+        make_work_repository(store, folder, head=applied.head, tags=tags)
         if template:
             set_template(folder, template)

@@ -3,26 +3,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from recipe.config import load_bases, open_project
-from recipe.plan import resolve_series
+from recipe.config import open_project
 from recipe.series import read_series
-from recipe.sources import store_of, vllm_source
-from recipe.tree import apply_all
-
-PATCHES = [patch.path for patch in read_series(open_project())]
+from tests.recipe.world import Checkout
 
 
-@pytest.mark.parametrize("path", PATCHES)
-def test_writing_the_patch_again_changes_no_byte(path: str) -> None:
-    project = open_project()
-    bases = load_bases(project.bases_file)
-    patch = next(patch for patch in read_series(project) if patch.path == path)
-    base = next(base for base in bases.releases if patch.bases.contains(base.version))
-    series = resolve_series(project, bases, base)
-    source = vllm_source(project, base, source="sdist", offline=False)
-    store = store_of(project)
-    applied = apply_all(store, source.commit, series.patches, ())
-    again = store.format_patch(dict(applied.commits)[path])
-    assert again.decode() == patch.content.decode()
+def test_writing_the_patches_again_changes_no_byte(real: Checkout) -> None:
+    document = real.good("refresh", "--check", "--json").document
+    assert document["unchanged"] == [patch.path for patch in read_series(open_project())]
+
+
+@pytest.mark.parametrize("tag", ["v0.20.2", "v0.33.0"])
+def test_apply_then_refresh_changes_nothing(real: Checkout, tmp_path: Path, tag: str) -> None:
+    real.good("apply", "--base", tag, "--tree", str(tmp_path / "tree"))
+    args = ("refresh", "--tree", str(tmp_path / "tree"), "--check", "--json")
+    document = real.good(*args).document
+    assert document["absent"] == []
+    assert document["unchanged"] == [patch.path for patch in read_series(open_project())]

@@ -1,65 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Further releases of the small upstream, and the series moved between them."""
+"""A world with three releases, whose one module drifts, and three patches on them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from tests.recipe import small
 from tests.recipe.repo import Repository, numbered
 from tests.recipe.world import Done, World
 
-LINES = numbered(40)
+TAGS = ("v9.1.0", "v9.2.0", "v9.3.0")
+SERIES = """\
+# The order
+
+# First group
+vllm/one.patch
+vllm/two.patch # on top of one
+
+# Last group
+vllm/three.patch
+"""
 
 
-def add_release(world: World, version: str, files: Mapping[str, bytes | None]) -> str:
-    """Publish and pin a release whose tree differs from the first one's by `files`; its tag."""
-    commit = f"{sum(version.encode()):09x}"
-    named = small.VERSION_FILE.replace(small.COMMIT.encode(), commit.encode())
-    changed = {"vllm/_version.py": named.replace(b"9.1.0", version.encode()), **files}
-    tree = {**small.TREE, **changed}
-    kept = {name: content for name, content in tree.items() if content is not None}
-    sdist = small.make_sdist(kept, version)
-    name = f"vllm-{version}.tar.gz"
-    world.index.add("vllm", name, sdist)
-    text = small.bases_toml(sdist, world.wheels, tag=f"v{version}", commit=commit)
-    block = text[text.index("[[base]]") :].replace(small.SDIST, name)
-    with (world.root / "bases.toml").open("a", encoding="utf-8") as bases:
-        bases.write("\n" + block)
-    return f"v{version}"
+def model(tag: str, **changed: str) -> bytes:
+    """model.py of a release: line 1 drifts in 9.2, line 30 in 9.3; then line_N is replaced."""
+    lines = numbered(40).decode().splitlines()
+    if tag >= "v9.2":
+        lines[0:1] = ["line 1", "line 1 and a half"]
+    if tag >= "v9.3":
+        lines[lines.index("line 30")] = "line 30 drifted"
+    for name, text in changed.items():
+        lines[lines.index(name.replace("_", " "))] = text
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
-def edited(content: bytes, old: bytes, new: bytes) -> bytes:
-    """`content` with one place changed."""
-    assert content.count(old) == 1, old
-    return content.replace(old, new)
+def add_releases(world: World) -> None:
+    """Pin 9.1.0, 9.2.0 and 9.3.0 and give the world three patches and two overlay files."""
+    text = "schema = 1\nrevision = 4\n"
+    for tag in TAGS:
+        version = tag[1:]
+        sdist = small.make_sdist({**small.TREE, "vllm/model.py": model(tag)}, version)
+        name = f"vllm-{version}.tar.gz"
+        world.index.add("vllm", name, sdist)
+        pins = small.bases_toml(sdist, world.wheels, tag=tag).replace(small.SDIST, name)
+        text += pins[pins.index("\n[[base]]") :]
+    (world.root / "bases.toml").write_text(text, encoding="utf-8")
+    one = {"line_8": "ours 8"}
+    two = {**one, "line_20": "ours 20"}
+    edit = world.upstream.patch
+    world.add_patch("one.patch", edit({"vllm/model.py": model(TAGS[0], **one)}, Topic="one"))
+    world.add_patch("two.patch", edit({"vllm/model.py": model(TAGS[0], **two)}, Topic="two"))
+    world.add_patch("three.patch", edit({"vllm/envs.py": b"ours\n"}, Topic="three"))
+    (world.root / "series.txt").write_text(SERIES, encoding="utf-8")
+    world.add_overlay("vllm/ours.py", b"ours = 1\n")
+    world.add_overlay("tools/run-it", b"#!/bin/sh\n").chmod(0o755)
 
 
-def files_of(world: World) -> dict[str, bytes]:
-    """The series as it is on the disk: series.txt and every patch."""
-    paths = [world.root / "series.txt", *sorted((world.root / "patches").rglob("*.patch"))]
-    return {path.relative_to(world.root).as_posix(): path.read_bytes() for path in paths}
-
-
-def trailer(world: World, name: str, trailer: str) -> str | None:
-    """A trailer of patches/vllm/`name`; None if it has none of that name."""
-    for line in (world.root / "patches" / "vllm" / name).read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{trailer}: "):
-            return line.partition(": ")[2]
-    return None
-
-
-def patched(world: World, tag: str) -> Repository:
-    """The patched tree of a release, as `apply` writes it."""
-    folder = world.root.parent / f"patched-{tag}"
-    world.good("apply", "--base", tag, "--tree", str(folder))
+def tree(world: World, tag: str = TAGS[-1], *options: str) -> Repository:
+    """What `apply` writes for the release, outside the project."""
+    folder = world.root.parent / f"tree-{tag}"
+    shutil.rmtree(folder, ignore_errors=True)
+    world.good("apply", "--base", tag, "--tree", str(folder), *options)
     return Repository(root=folder)
 
 
-def rebase(world: World, *args: str) -> Done:
-    return world.run("rebase", "--json", *args)
+def refresh(world: World, made: Repository, *options: str) -> Done:
+    return world.run("refresh", "--tree", str(made.root), *options)
 
 
-def stopped_tree(world: World) -> Path:
-    return world.root / ".rebase" / "tree"
+def written(world: World) -> dict[str, tuple[bytes, int]]:
+    """Content and time of every file that refresh may write."""
+    files = [world.root / "series.txt", *(world.root / "patches").rglob("*")]
+    return {
+        path.relative_to(world.root).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in files
+        if path.is_file()
+    }
+
+
+def read_patch(world: World, name: str) -> str:
+    return (world.root / "patches" / "vllm" / f"{name}.patch").read_text(encoding="utf-8")
+
+
+def amend(made: Repository, subject: str, edit: dict[str, bytes | None], **words: str) -> None:
+    """Change the commit with this subject, and its message by replacement; rebase the others."""
+    commits = made.text("log", "--format=%H %s", "--reverse", "base-" + tag_of(made) + "..")
+    rows = [row.split(" ", 1) for row in commits.splitlines()]
+    position = next(i for i, row in enumerate(rows) if row[1] == subject)
+    made.git("checkout", "--quiet", "--detach", rows[position][0])
+    made.write(edit)
+    made.git("add", "--all", "--force")
+    text = made.text("log", "-1", "--format=%B")
+    for old, new in words.items():
+        text = text.replace(f"{old}: ", f"{old}: {new}\nOld-{old}: ")
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("Old-"))
+    made.git("commit", "--quiet", "--amend", "-m", text)
+    made.git("rebase", "--quiet", "--onto", "HEAD", rows[position][0], "sm12x")
+
+
+def tag_of(made: Repository) -> str:
+    return made.text("tag", "--list", "base-*").removeprefix("base-")
+
+
+def copy(made: Repository, folder: Path) -> Repository:
+    shutil.copytree(made.root, folder, symlinks=True)
+    return replace(made, root=folder)

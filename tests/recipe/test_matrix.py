@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.recipe.releases import LINES, add_release, edited
+from tests.recipe.next_release import LINES, add_release, edited
 from tests.recipe.world import World
 
 OURS = edited(LINES, b"line 20\n", b"our line 20\n")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tests.recipe.releases import (
+from tests.recipe.next_release import (
     LINES,
     add_release,
     edited,

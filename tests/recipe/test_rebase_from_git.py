@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from tests.recipe import small
-from tests.recipe.releases import LINES, add_release, edited, rebase, trailer
+from tests.recipe.next_release import LINES, add_release, edited, rebase, trailer
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.world import World
 

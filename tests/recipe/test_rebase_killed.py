@@ -8,7 +8,7 @@ import json
 from recipe import rebase_state
 from recipe.config import Project
 from recipe.rebase_state import State
-from tests.recipe.releases import (
+from tests.recipe.next_release import (
     LINES,
     add_release,
     edited,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipe import small
-from tests.recipe.releases import (
+from tests.recipe.next_release import (
     LINES,
     add_release,
     edited,
