@@ -28,10 +28,13 @@ class Stacks:
         return series_on(self.project, base, patches, upstream)
 
     def put_on(self, base: Base, patches: tuple[Patch, ...], upstream: str) -> Applied:
-        """All that `patches` has for the base, with the overlay; ApplyError if it doesn't go on."""
+        """All that `patches` has for the base; ApplyError if it doesn't go on.
+
+        Without the overlay, which patches don't touch, and which is most of the work.
+        """
         source = upstream_source(self.project, base, upstream, source="auto", offline=self.offline)
         series = self.series(base, patches, upstream)
-        return apply_all(self.store, source.commit, series.patches, series.files)
+        return apply_all(self.store, source.commit, series.patches, ())
 
     def canonical(self, patches: tuple[Patch, ...], wanted: Collection[str]) -> dict[str, bytes]:
         """By path, the canonical form of each wanted patch of the series `patches`."""
