@@ -90,7 +90,8 @@ def step(copy: Path, origin: str, onto: str) -> Row:
         topic = wanted[patch["topic"]]
         if topic["state"] != "applies" and patch["commit"]:
             # The machine went on with a patch that a person had found to be upstream's by then.
-            row.missed.append(patch["topic"])
+            said = any(patch["patch"] in n and "taken it" in n for n in done["notes"])
+            row.missed.append(patch["topic"] + (" (pointed out)" if said else ""))
             settle(copy, patch["topic"], onto, topic["state"])
     row.same = tree(copy, onto) == tree(ROOT, onto)
     return row

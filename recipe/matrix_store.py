@@ -17,7 +17,7 @@ from recipe.overlay import sha256
 from recipe.patch import Patch
 from recipe.scratch import write_whole
 from recipe.series import read_series
-from recipe.sources import IMPORTER, from_sdist, store_of
+from recipe.sources import IMPORTER, from_sdists, store_of
 
 
 def known_matrix(project: Project, bases: Bases, *, offline: bool) -> Matrix:
@@ -27,9 +27,7 @@ def known_matrix(project: Project, bases: Bases, *, offline: bool) -> Matrix:
     found = load(stored)
     if found is not None:
         return found
-    commits = {}
-    for base in bases.releases:
-        commits[base.tag] = from_sdist(project, base, offline=offline).commit
+    commits = from_sdists(project, bases.releases, offline=offline)
     say(f"  judging {len(patches)} patches on {len(bases.releases)} releases")
     made = matrix.compute(store_of(project), bases, patches, commits)
     write_whole(stored, json.dumps(as_json(made)).encode())

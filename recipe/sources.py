@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -87,22 +90,58 @@ def import_sdist(
     project: Project, archive: Archive, version: str, *, offline: bool
 ) -> tuple[Store, str]:
     """Fetch a source archive and import it, unless that was done; the store and the commit."""
+    store, commits = import_sdists(project, [(archive, version)], offline=offline)
+    return store, commits[0]
+
+
+def import_sdists(
+    project: Project, archives: Sequence[tuple[Archive, str]], *, offline: bool
+) -> tuple[Store, list[str]]:
+    """The same for several (archive, version), as many at once as there are processors."""
     store = store_of(project)
-    ref = f"refs/sm12x/sdist/{archive.sha256}-{IMPORTER}"
-    if store.commit_of(ref) is None:
-        check_disk(project.cache, ROOM_BYTES, f"the source of v{version}")
-    path = fetch(archive, project="vllm", version=version, cache=project.cache, offline=offline)
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
+    paths: dict[str, Path] = {}
+    for archive, version in archives:
+        # The ref has the archive's hash in its name: a tree that is there needs no archive.
+        if store.commit_of(sdist_ref(archive)) is None:
+            check_disk(project.cache, ROOM_BYTES, f"the source of v{version}")
+            paths[archive.name] = fetch(
+                archive, project="vllm", version=version, cache=project.cache, offline=offline
+            )
+
+    def imported(one: tuple[Archive, str]) -> str:
+        archive, version = one
+        ref = sdist_ref(archive)
         commit = store.commit_of(ref)
         if commit is None:
             say(f"  importing {archive.name} into the object store")
             message = f"vllm {version}\n\n{archive_origin(archive)}\n"
-            commit = import_entries(store, tar_entries(path), ref, message)
-    return store, commit
+            commit = import_entries(store, tar_entries(paths[archive.name]), ref, message)
+        return commit
+
+    if not paths:
+        return store, [imported(one) for one in archives]
+    with (
+        hold(project.cache / "locks" / "store.lock", "the object store"),
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+    ):
+        return store, list(pool.map(imported, archives))
+
+
+def sdist_ref(archive: Archive) -> str:
+    return f"refs/sm12x/sdist/{archive.sha256}-{IMPORTER}"
 
 
 def archive_origin(archive: Archive) -> str:
     return f"{archive.name} sha256:{archive.sha256}"
+
+
+def from_sdists(project: Project, bases: Sequence[Base], *, offline: bool) -> dict[str, str]:
+    """The commit of each base's tree, by tag, from the pinned archives."""
+    wanted = [(base.sdist, str(base.version)) for base in bases]
+    store, commits = import_sdists(project, wanted, offline=offline)
+    for base, commit in zip(bases, commits, strict=True):
+        check_release(store, base, commit)
+    return {base.tag: commit for base, commit in zip(bases, commits, strict=True)}
 
 
 def check_release(store: Store, base: Base, commit: str) -> None:
