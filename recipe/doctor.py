@@ -51,8 +51,8 @@ def git() -> Finding:
     numbers = tuple(int(part) for part in version.split(".")[:2])
     return Finding(
         name="git",
-        good=numbers >= (2, 31),
-        detail=f"{version} (2.31 or newer is needed)",
+        good=numbers >= (2, 38),
+        detail=f"{version} (2.38 or newer is needed)",
         needed_by="build, plan, apply",
         next="install a newer git",
     )

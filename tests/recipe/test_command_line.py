@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.cli import VERBS
+from recipe.options import VERBS
 from tests.recipe.world import World
 
 
