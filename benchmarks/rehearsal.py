@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,7 +31,10 @@ LATER = re.compile(r"^(Applied-Upstream|Not-Needed|Drop-When): .*\n", re.MULTILI
 def build(root: Path, *words: str, expect: tuple[int, ...] = (0,)) -> dict[str, Any]:
     """A command of build.py in a checkout: its JSON document."""
     command = [sys.executable, "build.py", *words, "--json"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    env = dict(os.environ)
+    if (root / "cache").is_dir():
+        env["SM12X_CACHE"] = str(root / "cache")
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     if done.returncode not in expect:
         sys.exit(f"{' '.join(words)} ended with {done.returncode}\n{done.stderr}")
     read = json.loads(done.stdout)
@@ -58,6 +62,7 @@ def begin(copy: Path, origin: str) -> None:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name)
     (copy / ".venv").symlink_to(ROOT / ".venv")
+    fresh_store(copy)
     kept = [row["path"] for row in build(ROOT, "plan", "--base", origin)["patches"]]
     for path in (copy / "patches").rglob("*.patch"):
         name = path.relative_to(copy / "patches").as_posix()
@@ -68,6 +73,19 @@ def begin(copy: Path, origin: str) -> None:
         text = re.sub(r"^Bases: .*$", f"Bases: =={origin[1:]}", text, count=1, flags=re.MULTILINE)
         path.write_bytes(text.encode())
     (copy / "series.txt").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
+
+
+def fresh_store(copy: Path) -> None:
+    """A cache with the trees that are imported already, and no memory of earlier rebases."""
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    used = Path(os.environ.get("SM12X_CACHE") or str(Path(home) / "vllm-sm12x"))
+    (copy / "cache").mkdir()
+    if (used / "store.git").exists():
+        subprocess.run(["cp", "-r", str(used / "store.git"), str(copy / "cache")], check=True)
+    store = ["git", f"--git-dir={copy / 'cache' / 'store.git'}"]
+    listing = [*store, "for-each-ref", "--format=delete %(refname)", "refs/sm12x/resolved"]
+    known = subprocess.run(listing, capture_output=True, check=True).stdout
+    subprocess.run([*store, "update-ref", "--stdin"], input=known, check=True)
 
 
 def pin(copy: Path, tags: list[str]) -> None:
