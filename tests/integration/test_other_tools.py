@@ -66,54 +66,55 @@ def unpacked(applied: Applied, folder: Path) -> Path:
     return folder
 
 
-def differences(applied: Applied, work: Path) -> list[str]:
-    """Paths in which a plain folder differs from the recipe's patched commit."""
+def differences(applied: Applied, work: Path, commit: str) -> list[str]:
+    """Paths in which a plain folder differs from a commit of the recipe's tree."""
     git = ["git", f"--git-dir={applied.made.root / '.git'}", f"--work-tree={work}"]
-    subprocess.run([*git, "read-tree", applied.patched], check=True, env=ENV)
+    subprocess.run([*git, "read-tree", commit], check=True, env=ENV)
     status = [*git, "status", "--porcelain", "--untracked-files=all", "--ignored", "--no-renames"]
     against_index = subprocess.run(status, check=True, env=ENV, capture_output=True, text=True)
-    # The first column compares index and HEAD, where the overlay is; the second is ours.
+    # The first column compares index and HEAD; the second one, ours, compares files and index.
     rows = against_index.stdout.splitlines()
     return [row for row in rows if row[1] != " " and ".pc/" not in row]
 
 
-def test_git_am_gives_the_same_tree(applied: Applied) -> None:
+def test_git_am_makes_the_patched_tree_of_an_export(
+    real: Checkout, applied: Applied, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mails"
+    real.good("export", "--base", applied.tag, "--git", str(folder))
     made = applied.made
     made.git("checkout", "--quiet", "-B", "mailbox", f"base-{applied.tag}")
 
-    made.git(*AM, *(str(path) for path in applied.patches))
+    made.git(*AM, *(str(path) for path in sorted(folder.iterdir())))
 
-    assert made.text("rev-parse", "HEAD^{tree}") == made.text(
-        "rev-parse", applied.patched + "^{tree}"
-    )
-    assert int(made.text("rev-list", "--count", f"base-{applied.tag}..")) == len(applied.patches)
+    assert made.text("rev-parse", "HEAD^{tree}") == made.text("rev-parse", applied.head + "^{tree}")
+    commits = int(made.text("rev-list", "--count", f"base-{applied.tag}.."))
+    assert commits == len(applied.patches) + 1
 
 
 @pytest.mark.skipif(shutil.which("quilt") is None, reason="quilt is not installed")
-def test_quilt_pushes_the_series_without_fuzz(
+def test_quilt_pushes_an_export_on_the_sdist_and_pops_it(
     real: Checkout, applied: Applied, tmp_path: Path
 ) -> None:
     if applied.tag == "v0.24.0":
         pytest.skip("the next test takes this base, with GNU patch alone")
+    folder = tmp_path / "patches"
+    real.good("export", "--base", applied.tag, "--quilt", str(folder))
     work = unpacked(applied, tmp_path / "work")
-    root = real.root / "patches"
-    series = tmp_path / "series"
-    names = [path.relative_to(root).as_posix() for path in applied.patches]
-    series.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    env = {**os.environ, "QUILT_PATCHES": str(root), "QUILT_SERIES": str(series)}
+    env = {**os.environ, "QUILT_PATCHES": str(folder)}
 
-    pushed = subprocess.run(
-        ["quilt", "--quiltrc=-", "push", "-a", "--fuzz=0"],
-        cwd=work,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    def quilt(*words: str) -> str:
+        command = ["quilt", "--quiltrc=-", *words]
+        done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
-    assert pushed.returncode == 0, pushed.stdout + pushed.stderr
-    assert pushed.stdout.count("Applying patch") == len(names)
-    assert differences(applied, work) == []
+    pushed = quilt("push", "-a", "--fuzz=0")
+    assert pushed.count("Applying patch") == len(applied.patches) + 1
+    assert differences(applied, work, applied.head) == []
+
+    quilt("pop", "-a")
+    assert differences(applied, work, f"base-{applied.tag}") == []
     shutil.rmtree(work)
 
 
@@ -123,7 +124,7 @@ def test_gnu_patch_applies_the_series_without_fuzz(applied: Applied, tmp_path: P
         pytest.skip("one base is enough: quilt, which calls GNU patch, takes the others")
     work = unpacked(applied, tmp_path / "work")
     (work / "left-over.txt").write_text("seen by the comparison\n", encoding="utf-8")
-    assert differences(applied, work) != []
+    assert differences(applied, work, applied.patched) != []
     (work / "left-over.txt").unlink()
 
     for path in applied.patches:
@@ -131,5 +132,5 @@ def test_gnu_patch_applies_the_series_without_fuzz(applied: Applied, tmp_path: P
             command = ["patch", "-p1", "--fuzz=0", "--forward", "--no-backup-if-mismatch"]
             subprocess.run(command, cwd=work, stdin=stream, check=True, capture_output=True)
 
-    assert differences(applied, work) == []
+    assert differences(applied, work, applied.patched) == []
     shutil.rmtree(work)
