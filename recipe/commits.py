@@ -164,11 +164,7 @@ def patch_of(store: Store, tree: Tree, commit: Commit, path: str) -> Patch:
             next=f"git -C {tree.root} rebase -i base-{tree.base.tag}, and drop it",
         )
     try:
-        patch = parse_patch(path, store.format_patch(commit.id))
-        # A mail's subject is one line; git would write the newline as a code.
-        why = "the subject has several lines: an empty one comes after the first"
-        if "\n" not in patch.subject:
-            return patch
+        return parse_patch(path, store.format_patch(commit.id))
     except ConfigError as error:
         # What is wrong stands in a commit, not in the file that the parser was told.
         why = error.what.removeprefix(f"patches/{path}:").partition(": ")[2]

@@ -44,8 +44,10 @@ def unquoted(author: str) -> str:
 
 def misread(mail: str, subject: str, body: str) -> Iterator[tuple[int, str]]:
     """Line and reason of everything in the message that doesn't survive another tool."""
-    if SUBJECT.match(subject) or BLANKS.search(subject):
-        number = mail.count("\n", 0, mail.find("\nSubject: ") + 1) + 1
+    number = mail.count("\n", 0, mail.find("\nSubject: ") + 1) + 1
+    if "\n" in subject:
+        yield number, "the subject has several lines: an empty one comes after the first"
+    elif SUBJECT.match(subject) or BLANKS.search(subject):
         yield number, f"git am would change the subject {subject!r}: no Re:, [PATCH], double blanks"
     first = mail.count("\n") + 3
     lines = body.split("\n")

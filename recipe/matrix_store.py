@@ -9,13 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from recipe import matrix
+from recipe import matrix, scratch
 from recipe.config import Bases, Project
 from recipe.log import say
 from recipe.matrix import JUDGE, Cell, CellState, Matrix
 from recipe.overlay import sha256
 from recipe.patch import Patch
-from recipe.scratch import write_whole
 from recipe.series import read_series
 from recipe.sources import IMPORTER, from_sdists, store_of
 
@@ -30,7 +29,10 @@ def known_matrix(project: Project, bases: Bases, *, offline: bool) -> Matrix:
     commits = from_sdists(project, bases.releases, offline=offline)
     say(f"  judging {len(patches)} patches on {len(bases.releases)} releases")
     made = matrix.compute(store_of(project), bases, patches, commits)
-    write_whole(stored, json.dumps(as_json(made)).encode())
+    stored.parent.mkdir(exist_ok=True)
+    with scratch.folder(project.cache, "matrix") as folder:  # two runs may store it at once
+        (folder / stored.name).write_text(json.dumps(as_json(made)), encoding="utf-8")
+        (folder / stored.name).replace(stored)
     return made
 
 

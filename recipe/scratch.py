@@ -58,19 +58,14 @@ def whole(target: Path, option: str) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or as it was before."""
+    """The file, replaced in one step: a reader or a killed run never has half of it.
+
+    What a killed run left is overwritten, so two runs mustn't write the same file at once.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as part:
-        try:
-            part.write(content)
-            part.flush()
-            Path(part.name).chmod(0o644)
-            Path(part.name).replace(path)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+    temporary = path.with_name(f".{path.name}.half-written")
+    temporary.write_bytes(content)
+    temporary.replace(path)
 
 
 def clear(cache: Path) -> None:

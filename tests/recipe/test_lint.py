@@ -30,7 +30,7 @@ def test_lines_are_counted_per_base(world: World) -> None:
 
 
 def test_lines_that_look_like_headers_are_counted_as_lines() -> None:
-    patch = b"--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@\n--- a/y\n+++ b/y\n same\n"
+    patch = b"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1,2 +1,2 @@\n--- a/y\n+++ b/y\n same\n"
     assert count_lines(patch) == (1, 1)
 
 
