@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tests.recipe import small
+from tests.recipe.next_release import add_release
 from tests.recipe.repo import Repository, numbered
 from tests.recipe.world import Done, World
 
@@ -38,15 +38,8 @@ def model(tag: str, **changed: str) -> bytes:
 
 def add_releases(world: World) -> None:
     """Pin 9.1.0, 9.2.0 and 9.3.0 and give the world three patches and two overlay files."""
-    text = "schema = 1\nrevision = 4\n"
-    for tag in TAGS:
-        version = tag[1:]
-        sdist = small.make_sdist({**small.TREE, "vllm/model.py": model(tag)}, version)
-        name = f"vllm-{version}.tar.gz"
-        world.index.add("vllm", name, sdist)
-        pins = small.bases_toml(sdist, world.wheels, tag=tag).replace(small.SDIST, name)
-        text += pins[pins.index("\n[[base]]") :]
-    (world.root / "bases.toml").write_text(text, encoding="utf-8")
+    for tag in TAGS[1:]:
+        add_release(world, tag.removeprefix("v"), {"vllm/model.py": model(tag)})
     one = {"line_8": "ours 8"}
     two = {**one, "line_20": "ours 20"}
     edit = world.upstream.patch
