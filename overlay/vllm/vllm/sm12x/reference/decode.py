@@ -2,32 +2,14 @@
 """Sparse attention over paged fp8_ds_mla caches, as FlashMLA's `flash_mla_with_kvcache` does it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from ..layouts import check_cache, unpack
+from ..scope import Scope
 from .softmax import attend, counted
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """One set of keys that every query row picks from.
-
-    `cache` has a layout of `layouts`: (pages, page size, 584 or 656) uint8. `indices` (rows, k),
-    int32 or int64, are global slots, page * page size + place. `lengths` (rows,) says how many of
-    the leftmost indices count; None means all.
-    """
-
-    cache: torch.Tensor
-    indices: torch.Tensor
-    lengths: torch.Tensor | None = None
-
-    def keys(self, row: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return the keys (n, head_dim) that a row attends to; no other slot is read."""
-        length = None if self.lengths is None else int(self.lengths[row])
-        slots = counted(self.indices[row], length, self.cache.shape[0] * self.cache.shape[1])
-        return unpack(self.cache, slots, dtype=dtype)
+__all__ = ["Scope", "sparse_decode"]
 
 
 def sparse_decode(
@@ -52,6 +34,13 @@ def sparse_decode(
     out = torch.empty(rows, heads, d_v, dtype=dtype, device=q.device)
     lse = torch.empty(rows, heads, dtype=dtype, device=q.device)
     for row in range(rows):
-        kv = torch.cat([scope.keys(row, dtype) for scope in scopes])
+        kv = torch.cat([_keys(scope, row, dtype) for scope in scopes])
         out[row], _, lse[row] = attend(q[row].to(dtype), kv, scale=scale, sink=sink, d_v=d_v)
     return out, lse
+
+
+def _keys(scope: Scope, row: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the keys (n, head_dim) that a row attends to; no other slot is read."""
+    length = None if scope.lengths is None else int(scope.lengths[row])
+    limit = scope.cache.shape[0] * scope.cache.shape[1]
+    return unpack(scope.cache, counted(scope.indices[row], length, limit), dtype=dtype)
