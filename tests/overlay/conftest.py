@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the overlay alone: it must work where no vLLM is installed."""
 
+import importlib
 import importlib.util
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -48,3 +51,35 @@ def log_of() -> Iterator[Callable[[str], list[logging.LogRecord]]]:
 
     with undo:
         yield listen
+
+
+@pytest.fixture(scope="session")
+def modeling_of() -> Callable[[str], ModuleType]:
+    """The code of a model of the transformers library; skips where that release has no such one."""
+    transformers = pytest.importorskip("transformers")
+    _let_torchvision_import()
+
+    def load(model: str) -> ModuleType:
+        if importlib.util.find_spec(f"transformers.models.{model}") is None:
+            pytest.skip(f"transformers {transformers.__version__} has no {model}")
+        return importlib.import_module(f"transformers.models.{model}.modeling_{model}")
+
+    return load
+
+
+def _let_torchvision_import() -> None:
+    """Declare operators that torchvision misses beside a CPU build of torch.
+
+    transformers imports it wherever it is installed, and tests/patched/conftest.py says what then
+    goes wrong. Once imported it is left alone there.
+    """
+    if importlib.util.find_spec("torchvision") is None or "torchvision" in sys.modules:
+        return
+    import torch
+
+    trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True)
+    if trial.returncode and not hasattr(torch.ops.torchvision, "nms"):
+        for name in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", schema)
+    importlib.import_module("torchvision")

@@ -7,7 +7,9 @@ same output: from the plain keys, and from keys packed into two paged caches.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,13 +19,6 @@ from vllm.sm12x.layouts import V4
 from vllm.sm12x.reference.decode import sparse_decode
 from vllm.sm12x.reference.prefill import sparse_prefill
 from vllm.sm12x.scope import Scope
-
-transformers = pytest.importorskip("transformers")
-modeling = pytest.importorskip(
-    "transformers.models.deepseek_v4.modeling_deepseek_v4",
-    reason="this release of transformers has no DeepSeek V4",
-    exc_type=ImportError,
-)
 
 TOKENS, WINDOW, TOPK = 40, 8, 5
 RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}
@@ -57,10 +52,23 @@ class Call:
         return sink
 
 
-@functools.cache
-def calls() -> tuple[list[Call], list[Call]]:
+Calls = tuple[list[Call], list[Call]]
+
+
+@pytest.fixture
+def modeling(modeling_of: Callable[[str], ModuleType]) -> ModuleType:
+    return modeling_of("deepseek_v4")
+
+
+@pytest.fixture
+def calls(modeling: ModuleType) -> Calls:
     """The calls of the three layers for a prompt, and for one more token after it."""
-    config = transformers.DeepseekV4Config(
+    return calls_of(modeling)
+
+
+@functools.cache
+def calls_of(modeling: ModuleType) -> Calls:
+    config = modeling.DeepseekV4Config(
         vocab_size=50,
         hidden_size=64,
         moe_intermediate_size=16,
@@ -105,7 +113,7 @@ def calls() -> tuple[list[Call], list[Call]]:
     with torch.random.fork_rng(), torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         torch.manual_seed(0)
         patch.setattr(modeling, "eager_attention_forward", noting)
-        model = transformers.DeepseekV4ForCausalLM(config).eval()
+        model = modeling.DeepseekV4ForCausalLM(config).eval()
         for layer in model.model.layers:
             layer.self_attn.sinks.normal_()
         ids = torch.randint(0, config.vocab_size, (1, TOKENS + 1))
@@ -156,8 +164,8 @@ def lse_of(call: Call) -> torch.Tensor:
 
 
 @EACH_LAYER
-def test_who_sees_what_follows_from_the_rules(layer: int) -> None:
-    call = calls()[0][layer]
+def test_who_sees_what_follows_from_the_rules(calls: Calls, layer: int) -> None:
+    call = calls[0][layer]
     p = torch.arange(TOKENS)[:, None]
     key = torch.arange(call.near)
     assert torch.equal(call.visible[:, : call.near], (key <= p) & (key >= p - WINDOW + 1))
@@ -176,8 +184,8 @@ def test_who_sees_what_follows_from_the_rules(layer: int) -> None:
 
 
 @EACH_LAYER
-def test_prefill_over_plain_keys_gives_the_models_output_and_lse(layer: int) -> None:
-    call = calls()[0][layer]
+def test_prefill_over_plain_keys_gives_the_models_output_and_lse(calls: Calls, layer: int) -> None:
+    call = calls[0][layer]
     out, max_logits, lse = sparse_prefill(
         call.q, call.kv, picks(call.visible), scale=512**-0.5, sink=call.sink
     )
@@ -189,9 +197,9 @@ def test_prefill_over_plain_keys_gives_the_models_output_and_lse(layer: int) -> 
 @EACH_LAYER
 @pytest.mark.parametrize("step", [0, 1], ids=["prompt", "next token"])
 def test_paged_caches_give_the_output_of_the_model_on_the_same_rounded_keys(
-    layer: int, step: int
+    modeling: ModuleType, calls: Calls, layer: int, step: int
 ) -> None:
-    call = calls()[step][layer]
+    call = calls[step][layer]
     scopes = scopes_of(call)
     rounded = torch.cat(
         [
@@ -211,8 +219,10 @@ def test_paged_caches_give_the_output_of_the_model_on_the_same_rounded_keys(
 
 @EACH_LAYER
 @pytest.mark.parametrize("step", [0, 1], ids=["prompt", "next token"])
-def test_rounding_keys_to_fp8_moves_the_output_by_little(layer: int, step: int) -> None:
-    call = calls()[step][layer]
+def test_rounding_keys_to_fp8_moves_the_output_by_little(
+    calls: Calls, layer: int, step: int
+) -> None:
+    call = calls[step][layer]
     out, lse = sparse_decode(call.q, scopes_of(call), scale=512**-0.5, sink=call.sink)
     error = (out - call.out).norm(dim=-1) / call.out.norm(dim=-1)
     assert 1e-3 < error.mean() < 0.04
@@ -220,8 +230,10 @@ def test_rounding_keys_to_fp8_moves_the_output_by_little(layer: int, step: int) 
     torch.testing.assert_close(lse, lse_of(call), rtol=0, atol=0.1)
 
 
-def test_the_token_after_the_prompt_sees_a_full_window_and_every_complete_state() -> None:
-    for layer, call in enumerate(calls()[1]):
+def test_the_token_after_the_prompt_sees_a_full_window_and_every_complete_state(
+    calls: Calls,
+) -> None:
+    for layer, call in enumerate(calls[1]):
         near, far = call.visible[0, : call.near], call.visible[0, call.near :]
         assert near.sum() == WINDOW
         rate = RATES.get(LAYERS[layer])
@@ -230,8 +242,8 @@ def test_the_token_after_the_prompt_sees_a_full_window_and_every_complete_state(
 
 
 @EACH_LAYER
-def test_keys_survive_the_layout_within_half_a_bit_of_e4m3(layer: int) -> None:
-    kv = calls()[0][layer].kv
+def test_keys_survive_the_layout_within_half_a_bit_of_e4m3(calls: Calls, layer: int) -> None:
+    kv = calls[0][layer].kv
     read_back = layouts.unpack(*paged(kv, 64, 0))
     assert torch.equal(read_back[:, 448:], kv[:, 448:].bfloat16().float())
     nope = kv[:, :448]
