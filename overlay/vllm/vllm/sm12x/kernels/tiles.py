@@ -67,8 +67,8 @@ WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3)
 TABLE: dict[tuple[Kernel, Family], dict[int, Tile]] = {
     (Kernel.DECODE_V4, Family.SM120): {16: NARROW, 32: WIDE},
     (Kernel.DECODE_V4, Family.SM121): {16: NARROW, 32: WIDE},
-    (Kernel.DECODE_V32, Family.SM120): {16: NARROW, 32: WIDE},
-    (Kernel.DECODE_V32, Family.SM121): {16: NARROW, 32: WIDE},
+    (Kernel.DECODE_V32, Family.SM120): {16: NARROW},
+    (Kernel.DECODE_V32, Family.SM121): {16: NARROW},
     (Kernel.PREFILL, Family.SM120): {16: NARROW, 32: WIDE},
     (Kernel.PREFILL, Family.SM121): {16: NARROW, 32: WIDE},
 }

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparse prefill over a bfloat16 workspace of keys, as FlashMLA's `flash_mla_sparse_fwd` has it."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .softmax import LN2, LOG2E, count, divisor, fold, natural_lse, pick
+from .tiles import Kernel, describe_device, plan
+
+D_V = 512
+
+
+@triton.jit
+def _chunks(row_ptr, mask, ROPE: tl.constexpr):
+    """The rows' four chunks of 128 numbers, and RoPE behind them if there is any."""
+    columns = tl.arange(0, 128)[None, :]
+    row_ptr = row_ptr[:, None]
+    chunks = (tl.load(row_ptr + columns, mask=mask, other=0.0),)
+    for i in tl.static_range(1, 4):
+        chunks = chunks + (tl.load(row_ptr + 128 * i + columns, mask=mask, other=0.0),)
+    if ROPE:
+        columns = tl.arange(0, ROPE)[None, :]
+        chunks = chunks + (tl.load(row_ptr + 512 + columns, mask=mask, other=0.0),)
+    return chunks
+
+
+@triton.jit
+def prefill_kernel(
+    q_ptr, kv_ptr, index_ptr, length_ptr, sink_ptr, out_ptr, max_ptr, lse_ptr,
+    q_row_stride, q_head_stride, kv_stride, keys, index_stride, width,
+    out_row_stride, out_head_stride, max_row_stride, lse_row_stride, heads, scale,
+    ROPE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Grid (rows * head blocks). `scale` is softmax scale * log2(e). ROPE is 64 or 0."""
+    blocks = tl.cdiv(heads, BLOCK_H)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    head = (tl.program_id(0) % blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
+    valid_head = head < heads
+    mask = valid_head[:, None]
+    q = _chunks(q_ptr + row * q_row_stride + head * q_head_stride, mask, ROPE)
+    index_ptr += row * index_stride
+    counted = count(length_ptr, row, width)
+    m = tl.full([BLOCK_H], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_H], tl.float32)
+    zero = tl.zeros([BLOCK_H, 128], tl.float32)
+    acc = (zero, zero, zero, zero)
+    upcoming = pick(index_ptr, 0, counted, BLOCK_N)
+    for first in range(0, counted, BLOCK_N):
+        index = upcoming
+        # One tile ahead, so that a tile's copies don't wait for its own indices.
+        upcoming = pick(index_ptr, first + BLOCK_N, counted, BLOCK_N)
+        valid = (index >= 0) & (index < keys)
+        # Masked lanes must hold an address that exists too.
+        place = tl.where(valid, index, 0).to(tl.int64)
+        k = _chunks(kv_ptr + place * kv_stride, valid[:, None], ROPE)
+        logits = tl.dot(q[0], tl.trans(k[0]))
+        for i in tl.static_range(1, 4 + ROPE // 64):
+            logits = tl.dot(q[i], tl.trans(k[i]), logits)
+        weights, decay, m, total = fold(logits * scale, valid, m, total)
+        weights = weights.to(tl.bfloat16)
+        summed = ()
+        for i in tl.static_range(4):
+            summed = summed + (tl.dot(weights, k[i], acc[i] * decay[:, None]),)
+        acc = summed
+
+    inverse = divisor(m, total, sink_ptr, head, valid_head)[:, None]
+    out_ptr += row * out_row_stride + (head * out_head_stride)[:, None] + tl.arange(0, 128)[None, :]
+    for i in tl.static_range(4):
+        x = (acc[i] * inverse).to(out_ptr.dtype.element_ty)
+        tl.store(out_ptr + 128 * i, x, mask=mask)
+    tl.store(max_ptr + row * max_row_stride + head, m * LN2, mask=valid_head)
+    tl.store(lse_ptr + row * lse_row_stride + head, natural_lse(m, total), mask=valid_head)
+
+
+def sparse_prefill(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    indices: torch.Tensor,
+    *,
+    scale: float,
+    sink: torch.Tensor | None,
+    lengths: torch.Tensor | None,
+    out: torch.Tensor,
+    max_logits: torch.Tensor,
+    lse: torch.Tensor,
+) -> None:
+    """Write attention over picked rows of `kv` into `out`, `max_logits` and `lse`.
+
+    `q` (rows, heads, d) and `kv` (n, d) bfloat16, d being 512 or 576; `indices` (rows, k) int32 or
+    int64 are rows of `kv`; `lengths` (rows,) or None, `sink` (heads,) float32 or None. `out` (rows,
+    heads, 512) bfloat16, `max_logits` and `lse` (rows, heads) float32 are written whole; any
+    strides but that the last dimension is dense. `reference.prefill.sparse_prefill` says what is
+    computed. One launch. ValueError for another width.
+    """
+    rows, heads, width = q.shape
+    if width not in (D_V, D_V + 64) or kv.shape[1] != width:
+        raise ValueError(f"q and kv are {width} and {kv.shape[1]} wide; expected 512 or 576, alike")
+    q = q if q.stride(2) == 1 else q.contiguous()
+    kv = kv if kv.stride(1) == 1 else kv.contiguous()
+    indices = indices if indices.stride(1) == 1 else indices.contiguous()
+    chosen = plan(
+        Kernel.PREFILL, describe_device(q.device), rows=rows, heads=heads,
+        widths=[indices.shape[1]],
+    )  # fmt: skip
+    tile = chosen.tile
+    prefill_kernel[(rows * chosen.head_blocks,)](
+        q, kv, indices, lengths, sink, out, max_logits, lse,
+        q.stride(0), q.stride(1), kv.stride(0), kv.shape[0], indices.stride(0), indices.shape[1],
+        out.stride(0), out.stride(1), max_logits.stride(0), lse.stride(0), heads,
+        scale * LOG2E.value,
+        ROPE=width - D_V, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
