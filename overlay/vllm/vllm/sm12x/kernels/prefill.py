@@ -12,16 +12,12 @@ D_V = 512
 
 
 @triton.jit
-def _chunks(row_ptr, mask, ROPE: tl.constexpr):
-    """The rows' four chunks of 128 numbers, and RoPE behind them if there is any."""
-    columns = tl.arange(0, 128)[None, :]
-    row_ptr = row_ptr[:, None]
-    chunks = (tl.load(row_ptr + columns, mask=mask, other=0.0),)
-    for i in tl.static_range(1, 4):
-        chunks = chunks + (tl.load(row_ptr + 128 * i + columns, mask=mask, other=0.0),)
-    if ROPE:
-        columns = tl.arange(0, ROPE)[None, :]
-        chunks = chunks + (tl.load(row_ptr + 512 + columns, mask=mask, other=0.0),)
+def _chunks(row_ptr, mask, CHUNKS: tl.constexpr):
+    """Each row's chunks of 64 numbers: eight threads fetch one, so a thread follows few rows."""
+    pointers = row_ptr[:, None] + tl.arange(0, 64)[None, :]
+    chunks = (tl.load(pointers, mask=mask, other=0.0),)
+    for i in tl.static_range(1, CHUNKS):
+        chunks = chunks + (tl.load(pointers + 64 * i, mask=mask, other=0.0),)
     return chunks
 
 
@@ -30,21 +26,21 @@ def prefill_kernel(
     q_ptr, kv_ptr, index_ptr, length_ptr, sink_ptr, out_ptr, max_ptr, lse_ptr,
     q_row_stride, q_head_stride, kv_stride, keys, index_stride, width,
     out_row_stride, out_head_stride, max_row_stride, lse_row_stride, heads, scale,
-    ROPE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
+    CHUNKS: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows * head blocks). `scale` is softmax scale * log2(e). ROPE is 64 or 0."""
+    """Grid (rows * head blocks). `scale` is softmax scale * log2(e). CHUNKS is width / 64."""
     blocks = tl.cdiv(heads, BLOCK_H)
     row = (tl.program_id(0) // blocks).to(tl.int64)
     head = (tl.program_id(0) % blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
     valid_head = head < heads
     mask = valid_head[:, None]
-    q = _chunks(q_ptr + row * q_row_stride + head * q_head_stride, mask, ROPE)
+    q = _chunks(q_ptr + row * q_row_stride + head * q_head_stride, mask, CHUNKS)
     index_ptr += row * index_stride
     counted = count(length_ptr, row, width)
     m = tl.full([BLOCK_H], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_H], tl.float32)
-    zero = tl.zeros([BLOCK_H, 128], tl.float32)
-    acc = (zero, zero, zero, zero)
+    zero = tl.zeros([BLOCK_H, 64], tl.float32)
+    acc = (zero, zero, zero, zero, zero, zero, zero, zero)
     upcoming = pick(index_ptr, 0, counted, BLOCK_N)
     for first in range(0, counted, BLOCK_N):
         index = upcoming
@@ -53,22 +49,22 @@ def prefill_kernel(
         valid = (index >= 0) & (index < keys)
         # Masked lanes must hold an address that exists too.
         place = tl.where(valid, index, 0).to(tl.int64)
-        k = _chunks(kv_ptr + place * kv_stride, valid[:, None], ROPE)
+        k = _chunks(kv_ptr + place * kv_stride, valid[:, None], CHUNKS)
         logits = tl.dot(q[0], tl.trans(k[0]))
-        for i in tl.static_range(1, 4 + ROPE // 64):
+        for i in tl.static_range(1, CHUNKS):
             logits = tl.dot(q[i], tl.trans(k[i]), logits)
         weights, decay, m, total = fold(logits * scale, valid, m, total)
         weights = weights.to(tl.bfloat16)
         summed = ()
-        for i in tl.static_range(4):
+        for i in tl.static_range(8):
             summed = summed + (tl.dot(weights, k[i], acc[i] * decay[:, None]),)
         acc = summed
 
     inverse = divisor(m, total, sink_ptr, head, valid_head)[:, None]
-    out_ptr += row * out_row_stride + (head * out_head_stride)[:, None] + tl.arange(0, 128)[None, :]
-    for i in tl.static_range(4):
+    out_ptr += row * out_row_stride + (head * out_head_stride)[:, None] + tl.arange(0, 64)[None, :]
+    for i in tl.static_range(8):
         x = (acc[i] * inverse).to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + 128 * i, x, mask=mask)
+        tl.store(out_ptr + 64 * i, x, mask=mask)
     tl.store(max_ptr + row * max_row_stride + head, m * LN2, mask=valid_head)
     tl.store(lse_ptr + row * lse_row_stride + head, natural_lse(m, total), mask=valid_head)
 
@@ -99,8 +95,9 @@ def sparse_prefill(
     q = q if q.stride(2) == 1 else q.contiguous()
     kv = kv if kv.stride(1) == 1 else kv.contiguous()
     indices = indices if indices.stride(1) == 1 else indices.contiguous()
+    kernel = Kernel.PREFILL if width == D_V else Kernel.PREFILL_ROPE
     chosen = plan(
-        Kernel.PREFILL, describe_device(q.device), rows=rows, heads=heads,
+        kernel, describe_device(q.device), rows=rows, heads=heads,
         widths=[indices.shape[1]],
     )  # fmt: skip
     tile = chosen.tile
@@ -109,6 +106,6 @@ def sparse_prefill(
         q.stride(0), q.stride(1), kv.stride(0), kv.shape[0], indices.stride(0), indices.shape[1],
         out.stride(0), out.stride(1), max_logits.stride(0), lse.stride(0), heads,
         scale * LOG2E.value,
-        ROPE=width - D_V, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
+        CHUNKS=width // 64, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pieces that every attention kernel shares: one tile's softmax step, and who takes which tiles.
+"""What every attention kernel shares: a tile's softmax step, and who takes which tiles.
 
 Logits are kept in base 2 (times log2 e) so that a power costs one instruction; what a caller sees
 is in base e. `m` is a row's largest logit so far and -inf before its first key.
@@ -48,10 +48,10 @@ def natural_lse(m, total):
 @triton.jit
 def count(length_ptr, row, LIMIT):
     """How many of a row's `LIMIT` indices count."""
-    if length_ptr is None:
-        return LIMIT
-    else:
-        return tl.minimum(tl.maximum(tl.load(length_ptr + row).to(tl.int32), 0), LIMIT)
+    counted = LIMIT
+    if length_ptr is not None:
+        counted = tl.minimum(tl.maximum(tl.load(length_ptr + row).to(tl.int32), 0), LIMIT)
+    return counted
 
 
 @triton.jit

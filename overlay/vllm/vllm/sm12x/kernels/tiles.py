@@ -18,7 +18,8 @@ class Kernel(str, Enum):
 
     DECODE_V4 = "decode V4"
     DECODE_V32 = "decode V3.2"
-    PREFILL = "prefill"
+    PREFILL = "prefill, 512 wide"
+    PREFILL_ROPE = "prefill, 576 wide"
 
 
 class Family(str, Enum):
@@ -32,8 +33,10 @@ class Family(str, Enum):
 class Tile:
     """What a program works on at a time, and with what.
 
-    A dot's warps lie side by side along its columns, so a program has at most block_entries / 8
-    warps: more would do the same work twice. `ctas_per_sm` is how many fit at once.
+    Two tiles of packed bytes (three stages), one of bfloat16 operands and the queries have to fit
+    into 99 KiB; that keeps 576-wide queries at 16 heads. A dot's warps lie side by side along its
+    columns, so a program has at most block_entries / 8 of them: more would do the same work twice.
+    `ctas_per_sm` is how many programs fit at once.
     """
 
     block_heads: int
@@ -71,7 +74,11 @@ TABLE: dict[tuple[Kernel, Family], dict[int, Tile]] = {
     (Kernel.DECODE_V32, Family.SM121): {16: NARROW},
     (Kernel.PREFILL, Family.SM120): {16: NARROW, 32: WIDE},
     (Kernel.PREFILL, Family.SM121): {16: NARROW, 32: WIDE},
+    (Kernel.PREFILL_ROPE, Family.SM120): {16: NARROW},
+    (Kernel.PREFILL_ROPE, Family.SM121): {16: NARROW},
 }
+
+UNSPLIT = (Kernel.PREFILL, Kernel.PREFILL_ROPE)
 
 # A program that starts costs about as much as two tiles: queries, first copies, the output.
 START_TILES = 2
@@ -105,10 +112,10 @@ def plan(
     tile = choose_tile(kernel, device.family, heads)
     head_blocks = -(-heads // tile.block_heads)
     tiles = sum(-(-width // tile.block_entries) for width in widths)
-    least = 1
-    if rows == 1 and not batch_invariant:
-        least = -(-tiles * tile.block_entries // MAX_ENTRIES_ALONE)
-    most = 1 if batch_invariant or kernel is Kernel.PREFILL else max(1, tiles)
+    if batch_invariant or kernel in UNSPLIT:
+        return Plan(tile=tile, head_blocks=head_blocks, splits=1)
+    alone = -(-tiles * tile.block_entries // MAX_ENTRIES_ALONE)
+    least = max(1, alone if rows == 1 else 1)
     slots = device.sms * tile.ctas_per_sm
 
     def turns(splits: int) -> float:
@@ -116,13 +123,13 @@ def plan(
         merge = MERGE_TILES + MERGE_TILES_A_SPLIT * splits if splits > 1 else 0.0
         return waves * (-(-tiles // splits) + START_TILES) + merge
 
-    candidates = range(max(least, 1), max(least, most) + 1)
+    candidates = range(least, max(least, tiles) + 1)
     return Plan(tile=tile, head_blocks=head_blocks, splits=min(candidates, key=turns))
 
 
 @lru_cache
 def describe_device(device: torch.device) -> Device:
-    """Return the facts of a CUDA device; of any other, those of a GB10, for Triton's interpreter."""
+    """Return the facts of a CUDA device; for Triton's interpreter on a CPU, those of a GB10."""
     if device.type != "cuda":
         return Device(family=Family.SM121, sms=48)
     properties = torch.cuda.get_device_properties(device)
