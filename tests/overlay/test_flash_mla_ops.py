@@ -7,6 +7,7 @@ The kernels have tests of their own; here the references stand in for them.
 import ast
 import importlib.util
 import inspect
+import itertools
 import math
 import subprocess
 import sys
@@ -67,17 +68,20 @@ class Kernels:
         )
         out[:] = result
 
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        package = types.ModuleType("vllm.sm12x.kernels")
+        for name in ("decode", "prefill"):
+            module = types.ModuleType(f"{package.__name__}.{name}")
+            setattr(module, f"sparse_{name}", getattr(self, f"sparse_{name}"))
+            patch.setitem(sys.modules, module.__name__, module)
+        patch.setitem(sys.modules, package.__name__, package)
+        patch.setenv("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     stand_in = Kernels()
-    package = types.ModuleType("vllm.sm12x.kernels")
-    for name in ("decode", "prefill"):
-        module = types.ModuleType(f"{package.__name__}.{name}")
-        setattr(module, f"sparse_{name}", getattr(stand_in, f"sparse_{name}"))
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(sys.modules, package.__name__, package)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    stand_in.install(monkeypatch)
     return stand_in
 
 
@@ -404,6 +408,24 @@ def test_without_a_gpu_the_reference_is_named(
     with pytest.raises(RuntimeError, match=r"on cpu.*reference\.prefill\.sparse_prefill"):
         flash_mla_sparse_fwd(**prefill_arguments())
     assert kernels.calls == []
+
+
+# Triton's interpreter makes numbers of numpy arrays with one element.
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+def test_calls_run_on_the_kernels_that_the_wheel_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing stands in here: arguments go through to Triton, which its interpreter runs."""
+    pytest.importorskip("triton", reason="the interpreter is part of Triton")
+    interpreted = pytest.importorskip("interpreted", reason="pytest imports helpers elsewhere")
+    interpreted.kernels("decode", "prefill")
+    given = decode_arguments(V4, s_q=2)
+    with pytest.MonkeyPatch.context() as patch:
+        Kernels().install(patch)
+        expected = flash_mla_with_kvcache(**given), flash_mla_sparse_fwd(**prefill_arguments())
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    results = flash_mla_with_kvcache(**given), flash_mla_sparse_fwd(**prefill_arguments())
+    for ours, theirs in zip(itertools.chain(*results), itertools.chain(*expected), strict=True):
+        error = (ours.double() - theirs.double()).norm() / theirs.double().norm()
+        assert error < (5e-3 if ours.dtype == torch.bfloat16 else 1e-5)
 
 
 FUNCTIONS = (get_mla_metadata, flash_mla_with_kvcache, flash_mla_sparse_fwd)
