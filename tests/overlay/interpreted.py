@@ -96,6 +96,16 @@ def _mend() -> None:
     builder.binary_op = in_float32(builder.binary_op, rounds=True)
     builder.unary_op = in_float32(builder.unary_op, rounds=True)
     builder.create_dot = in_float32(builder.create_dot, rounds=False)
+    patch = interpreter._patch_lang
+
+    def patch_once(function: Any) -> Any:
+        # Each call of a function from a kernel would patch the whole language again.
+        used = [m for m in function.__globals__.values() if m is tl or m is tl.core]
+        if used and not any(tl.core.is_builtin(module.load) for module in used):
+            return None
+        return patch(function)
+
+    interpreter._patch_lang = patch_once
     convert = interpreter._convert_float
 
     def convert_float(data: Any, source: Any, target: Any, rounding: Any) -> Any:

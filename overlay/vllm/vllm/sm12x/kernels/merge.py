@@ -15,8 +15,8 @@ def merge_kernel(
 ):  # fmt: skip
     """Grid (rows * heads). `partial` (rows, SPLITS, heads, 512) float32 and base-2 LSEs.
 
-    The output of a split without keys was never computed for, and its LSE is -inf. ROUNDED is
-    SPLITS, rounded up to a power of two.
+    A split without keys has an output of 0 and an LSE of -inf. ROUNDED is SPLITS, rounded up to a
+    power of two.
     """
     row, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
     part = row * SPLITS * heads + head
