@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine code of every attention kernel next to that of vLLM's own, against what it may cost.
+
+python -m benchmarks.kernel_report [--no-upstream]; no GPU is needed, but Triton, a CPU build of
+torch, nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm are. It ends with 6 if a kernel misses a goal
+or costs more than benchmarks/kernel_budget.json allows, and with 8 if a tool is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import tables
+
+if TYPE_CHECKING:
+    from benchmarks.compiled import Build, Measured
+
+ROOT = Path(__file__).resolve().parent.parent
+BUDGET = ROOT / "benchmarks" / "kernel_budget.json"
+DOCUMENT = ROOT / "docs" / "kernels.md"
+CAPABILITIES = (120, 121)
+REGRESSION, TOOL_MISSING = 6, 8
+# A compiler of the same version gives the same code; this leaves room for its patch releases.
+SLACK = 1.03
+SHARED_LIMIT = 99 * 1024
+# Issue cycles an entry for a block of 16 or 32 heads; a block of V3.2's has 15 % more to do.
+DECODE_CYCLES = {16: 67.0, 32: 80.0}
+PREFILL_CYCLES = {16: 25.0, 32: 45.0}
+HEAD = (
+    "kernel", "regs", "stack", "shared KiB", "MMA done/useful", "wide loads", "narrow loads",
+    "async copies", "barriers", "cycles/entry", "at 32 heads",
+)  # fmt: skip
+
+
+# What the budget holds of a kernel.
+COSTS = ("cycles", "stack", "shared", "barriers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A kernel, its code, and whether it is one of ours."""
+
+    build: Build
+    found: Measured
+    ours: bool
+
+
+def goals_missed(build: Build, found: Measured) -> list[str]:
+    """What the code of one of our kernels must keep to, whatever compiler made it."""
+    prefill = "prefill" in build.label
+    cycles = (PREFILL_CYCLES if prefill else DECODE_CYCLES)[build.heads]
+    limits = {
+        "stack": (found.stack, 0 if prefill else 64),
+        "shared memory": (found.shared, SHARED_LIMIT),
+        "MMA done/useful": (found.mma_ratio, 1.0 if prefill else 1.125),
+        "cycles an entry": (found.cycles, cycles * (1.15 if "V3.2" in build.label else 1.0)),
+        "barriers": (found.barriers, 40),
+        "narrow loads": (found.narrow, 16),
+    }
+    missed = [
+        f"{name} {has:.4g} > {most:.4g}" for name, (has, most) in limits.items() if has > most
+    ]
+    if found.wide < 0.8:
+        missed.append(f"16-byte loads {found.wide:.0%} < 80%")
+    if not found.copies:
+        missed.append("no asynchronous copies")
+    return missed
+
+
+def regressions(found: Measured, budget: dict[str, float]) -> list[str]:
+    """What costs more than the budget, which was measured with the same compiler."""
+    has = asdict(found)
+    return [
+        f"{name} {has[name]:.4g} > {most:.4g}"
+        for name, most in budget.items()
+        if has[name] > most * SLACK
+    ]
+
+
+def row(result: Result) -> tuple[str, ...]:
+    build, found = result.build, result.found
+    blocks = max(1, 32 // build.heads)
+    return (
+        build.label, str(found.registers), str(found.stack), f"{found.shared / 1024:.1f}",
+        f"{found.mma_ratio:.3f}", f"{found.wide:.0%}", str(found.narrow), str(found.copies),
+        str(found.barriers), f"{found.cycles:.1f}", f"{found.cycles * blocks:.1f}",
+    )  # fmt: skip
+
+
+def find_overlay() -> None:
+    """The overlay of this checkout, unless vLLM is installed with one."""
+    vllm = importlib.util.find_spec("vllm")
+    folders = vllm.submodule_search_locations if vllm else None
+    if not any((Path(folder) / "sm12x").is_dir() for folder in folders or ()):
+        sys.path.append(str(ROOT / "overlay" / "vllm"))
+
+
+def measure_all(*, upstream: bool) -> dict[int, list[Result]]:
+    """Our kernels, and vLLM's if asked for, by capability."""
+    from benchmarks.compiled import measure
+    from benchmarks.our_kernels import our_builds
+
+    with tempfile.TemporaryDirectory() as folder:
+        theirs: list[Build] = []
+        if upstream:
+            from benchmarks.upstream_kernels import upstream_builds
+
+            theirs = list(upstream_builds(Path(folder)))
+        return {
+            capability: [
+                Result(build=build, found=measure(build, capability), ours=ours)
+                for builds, ours in ((our_builds(capability), True), (theirs, False))
+                for build in builds
+            ]
+            for capability in CAPABILITIES
+        }
+
+
+def judge(results: dict[int, list[Result]], budget: dict[str, dict[str, float]]) -> list[str]:
+    """A line for each goal that is missed and each cost above the budget."""
+    return [
+        f"{name(capability, result)}: {reason}"
+        for capability, several in results.items()
+        for result in several
+        if result.ours
+        for reason in (
+            *goals_missed(result.build, result.found),
+            *regressions(result.found, budget.get(name(capability, result), {})),
+        )
+    ]
+
+
+def name(capability: int, result: Result) -> str:
+    return f"sm_{capability} {result.build.label}"
+
+
+def write_budget(version: str, results: dict[int, list[Result]]) -> None:
+    """Take what our kernels cost now as what they may cost with this compiler."""
+    budgets = json.loads(BUDGET.read_text(encoding="utf-8")) if BUDGET.exists() else {}
+    budgets[version] = {
+        name(capability, result): {cost: asdict(result.found)[cost] for cost in COSTS}
+        for capability, several in results.items()
+        for result in several
+        if result.ours
+    }
+    BUDGET.write_text(json.dumps(budgets, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--no-upstream", action="store_true", help="leave vLLM's kernels out")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    parser.add_argument("--write-budget", action="store_true", help="take what is as the budget")
+    parser.add_argument("--write-docs", action="store_true", help="put the tables into docs")
+    options = parser.parse_args()
+    find_overlay()
+    import triton
+
+    from benchmarks.sass import ToolError
+
+    try:
+        results = measure_all(upstream=not options.no_upstream)
+    except ToolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return TOOL_MISSING
+    version = ".".join(triton.__version__.split(".")[:2])
+    if options.write_budget:
+        write_budget(version, results)
+    failed = judge(results, json.loads(BUDGET.read_text(encoding="utf-8")).get(version, {}))
+    if options.json:
+        kernels = [
+            {"kernel": r.build.label, "target": f"sm_{c}", "ours": r.ours, **asdict(r.found)}
+            for c, several in results.items()
+            for r in several
+        ]
+        print(json.dumps({"triton": triton.__version__, "kernels": kernels, "failed": failed}))
+    for capability, several in results.items():
+        rows = [row(result) for result in several]
+        if not options.json:
+            print(f"sm_{capability}, Triton {triton.__version__}")
+            print(tables.text(HEAD, rows), end="\n\n")
+        if options.write_docs:
+            tables.put(DOCUMENT, f"sm_{capability}", tables.markdown(HEAD, rows))
+    for line in failed:
+        print("FAILED", line, file=sys.stderr)
+    return REGRESSION if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every attention kernel as it is launched: each tile of the table, for all that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from vllm.sm12x.kernels.decode_v4 import decode_v4_kernel
+from vllm.sm12x.kernels.decode_v32 import decode_v32_kernel
+from vllm.sm12x.kernels.prefill import prefill_kernel
+from vllm.sm12x.kernels.tiles import TABLE, Family, Kernel, Tile
+
+from benchmarks.compiled import Build
+
+FAMILIES = {120: Family.SM120, 121: Family.SM121}
+SLOTS = 64000
+SPLITS = 8
+
+
+def our_builds(capability: int) -> Iterator[Build]:
+    """What a device of sm_<capability> runs."""
+    family = FAMILIES[capability]
+    for (kernel, of), tiles in TABLE.items():
+        if of is family:
+            for tile in tiles.values():
+                yield from _builds(kernel, tile)
+
+
+def _builds(kernel: Kernel, tile: Tile) -> Iterator[Build]:
+    match kernel:
+        case Kernel.DECODE_V4:
+            yield _decode("V4, one scope, split", tile, extra=False, splits=SPLITS)
+            yield _decode("V4, two scopes, split", tile, extra=True, splits=SPLITS)
+            yield _decode("V4, two scopes, whole", tile, extra=True, splits=1)
+        case Kernel.DECODE_V32:
+            yield _decode("V3.2, split", tile, extra=False, splits=SPLITS, rope=64)
+            yield _decode("V3.2, whole", tile, extra=False, splits=1, rope=64)
+            yield _decode("V3.2 without RoPE, split", tile, extra=False, splits=SPLITS, rope=0)
+        case Kernel.PREFILL:
+            yield _prefill(tile, 512)
+        case Kernel.PREFILL_ROPE:
+            yield _prefill(tile, 576)
+
+
+def _decode(name: str, tile: Tile, *, extra: bool, splits: int, rope: int | None = None) -> Build:
+    v4 = rope is None
+    rope = rope or 0
+    heads, width = tile.block_heads, 512 + rope
+    constants: dict[str, Any] = {"PAGE": 64, "EXTRA_PAGE": 64 if extra else 1, "SPLITS": splits}
+    if not v4:
+        constants["ROPE"] = rope
+    scopes = {"": True, "extra_": extra}
+    written = ("out_ptr", "bf16") if splits == 1 else ("partial_ptr", "fp32")
+    return Build(
+        label=f"{name}, {heads} heads",
+        kernel=decode_v4_kernel if v4 else decode_v32_kernel,
+        pointers={
+            "q_ptr": "bf16",
+            "sink_ptr": "fp32",
+            "out_ptr": "bf16",
+            "lse_ptr": "fp32",
+            "partial_ptr": None,
+            "partial_lse_ptr": None if splits == 1 else "fp32",
+            **dict([written]),
+            **{f"{scope}cache_ptr": "u8" if there else None for scope, there in scopes.items()},
+            **{f"{scope}index_ptr": "i32" if there else None for scope, there in scopes.items()},
+            **{f"{scope}length_ptr": "i32" if there else None for scope, there in scopes.items()},
+        },
+        numbers={
+            **{f"{scope}page_stride": 37440 if v4 else 64 * 656 for scope in scopes},
+            **{f"{scope}slots": SLOTS for scope in scopes},
+            **{f"{scope}width": 512 for scope in scopes},
+            **{f"{scope}index_stride": 512 for scope in scopes},
+            "q_row_stride": heads * width,
+            "q_head_stride": width,
+            "out_row_stride": heads * 512,
+            "out_head_stride": 512,
+            "lse_row_stride": heads,
+            "heads": heads,
+            "scale": 0.06,
+        },
+        constants={**constants, "BLOCK_H": heads, "BLOCK_N": tile.block_entries},
+        warps=tile.warps,
+        stages=tile.stages,
+        entries=tile.block_entries,
+        entry_bytes=584 if v4 else 528 + 2 * rope,
+        heads=heads,
+        width=512 + width,
+    )
+
+
+def _prefill(tile: Tile, width: int) -> Build:
+    heads = tile.block_heads
+    return Build(
+        label=f"prefill, {width} wide, {heads} heads",
+        kernel=prefill_kernel,
+        pointers={
+            "q_ptr": "bf16",
+            "kv_ptr": "bf16",
+            "index_ptr": "i32",
+            "length_ptr": "i32",
+            "sink_ptr": "fp32",
+            "out_ptr": "bf16",
+            "max_ptr": "fp32",
+            "lse_ptr": "fp32",
+        },
+        numbers={
+            "q_row_stride": heads * width,
+            "q_head_stride": width,
+            "kv_stride": width,
+            "keys": SLOTS,
+            "index_stride": 2048,
+            "width": 2048,
+            "out_row_stride": heads * 512,
+            "out_head_stride": 512,
+            "max_row_stride": heads,
+            "lse_row_stride": heads,
+            "heads": heads,
+            "scale": 0.06,
+        },
+        constants={"CHUNKS": width // 64, "BLOCK_H": heads, "BLOCK_N": tile.block_entries},
+        warps=tile.warps,
+        stages=tile.stages,
+        entries=tile.block_entries,
+        entry_bytes=2 * width,
+        heads=heads,
+        width=512 + width,
+    )
