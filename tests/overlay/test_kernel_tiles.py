@@ -9,8 +9,8 @@ import torch
 
 (tiles,) = interpreted.kernels("tiles")
 
-GB10 = tiles.Device(family=tiles.Family.SM121, sms=48)
-PRO_6000 = tiles.Device(family=tiles.Family.SM120, sms=188)
+GB10 = tiles.Device(family=tiles.Family.SM121, sms=48, l2_bytes=24 << 20)
+PRO_6000 = tiles.Device(family=tiles.Family.SM120, sms=188, l2_bytes=128 << 20)
 DEVICES = pytest.mark.parametrize("device", [GB10, PRO_6000], ids=["GB10", "RTX PRO 6000"])
 HEADS = (1, 8, 16, 20, 32, 64, 128)
 
@@ -83,9 +83,11 @@ def test_a_device_is_known_by_its_capability(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], family: str
 ) -> None:
     major, minor = capability
-    found = types.SimpleNamespace(major=major, minor=minor, multi_processor_count=170)
+    found = types.SimpleNamespace(
+        major=major, minor=minor, multi_processor_count=170, L2_cache_size=96 << 20
+    )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     tiles.describe_device.cache_clear()
     device = tiles.describe_device(torch.device("cuda:0"))
     tiles.describe_device.cache_clear()
-    assert (device.family, device.sms) == (tiles.Family[family], 170)
+    assert device == tiles.Device(family=tiles.Family[family], sms=170, l2_bytes=96 << 20)

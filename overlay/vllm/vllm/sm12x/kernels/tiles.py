@@ -36,13 +36,15 @@ class Tile:
     Two tiles of packed bytes (three stages), one of bfloat16 operands and the queries have to fit
     into 99 KiB; that keeps 576-wide queries at 16 heads. A dot's warps lie side by side along its
     columns, so a program has at most block_entries / 8 of them: more would do the same work twice.
-    `ctas_per_sm` is how many programs fit at once.
+    `ctas_per_sm` is how many programs fit at once. `entry_cycles` is about what an entry takes: for
+    32 heads the tensor cores' time, for 16 the latency of a tile's copies, one tile ahead.
     """
 
     block_heads: int
     block_entries: int
     warps: int
     stages: int
+    entry_cycles: int
     ctas_per_sm: int = 1
 
 
@@ -52,6 +54,7 @@ class Device:
 
     family: Family
     sms: int
+    l2_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +66,8 @@ class Plan:
     splits: int
 
 
-NARROW = Tile(block_heads=16, block_entries=32, warps=4, stages=3)
-WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3)
+NARROW = Tile(block_heads=16, block_entries=32, warps=4, stages=3, entry_cycles=64)
+WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3, entry_cycles=64)
 
 # Tiles by heads a rank has at most; the last entry serves all above it.
 TABLE: dict[tuple[Kernel, Family], dict[int, Tile]] = {
@@ -80,11 +83,13 @@ TABLE: dict[tuple[Kernel, Family], dict[int, Tile]] = {
 
 UNSPLIT = (Kernel.PREFILL, Kernel.PREFILL_ROPE)
 
-# A program that starts costs about as much as two tiles: queries, first copies, the output.
-START_TILES = 2
-# A second launch, and what a split more makes it write and read.
-MERGE_TILES = 2
-MERGE_TILES_A_SPLIT = 1 / 8
+# Bytes an entry, and bytes of memory an SM gets a cycle: GB10 at 273 GB/s, RTX PRO 6000 at 1792.
+ENTRY_BYTES = {Kernel.DECODE_V4: 584, Kernel.DECODE_V32: 656}
+BYTES_PER_CYCLE = {Family.SM120: 3.7, Family.SM121: 2.4}
+# Before a program's first tile and after its last: queries, first copies, the output.
+START_CYCLES = 3000
+# A second launch in a captured graph.
+MERGE_CYCLES = 5000
 # One query row alone is the latency everybody waits for.
 MAX_ENTRIES_ALONE = 128
 
@@ -106,32 +111,45 @@ def plan(
 ) -> Plan:
     """Return how to launch `kernel` on query rows with at most `widths` entries in their scopes.
 
-    Splits are those that take the fewest turns of all SMs; a row alone is split into at most
+    Splits are those that are soonest done by `cycles`; a row alone is split into at most
     MAX_ENTRIES_ALONE entries. With `batch_invariant` a row isn't split, whatever is beside it.
     """
     tile = choose_tile(kernel, device.family, heads)
     head_blocks = -(-heads // tile.block_heads)
-    tiles = sum(-(-width // tile.block_entries) for width in widths)
     if batch_invariant or kernel in UNSPLIT:
         return Plan(tile=tile, head_blocks=head_blocks, splits=1)
+    tiles = sum(-(-width // tile.block_entries) for width in widths)
     alone = -(-tiles * tile.block_entries // MAX_ENTRIES_ALONE)
     least = max(1, alone if rows == 1 else 1)
-    slots = device.sms * tile.ctas_per_sm
+    plans = [
+        Plan(tile=tile, head_blocks=head_blocks, splits=splits)
+        for splits in range(least, max(least, tiles) + 1)
+    ]
+    return min(plans, key=lambda p: cycles(p, kernel, device, rows=rows, tiles=tiles))
 
-    def turns(splits: int) -> float:
-        waves = -(-rows * head_blocks * splits // slots)
-        merge = MERGE_TILES + MERGE_TILES_A_SPLIT * splits if splits > 1 else 0.0
-        return waves * (-(-tiles // splits) + START_TILES) + merge
 
-    candidates = range(least, max(least, tiles) + 1)
-    return Plan(tile=tile, head_blocks=head_blocks, splits=min(candidates, key=turns))
+def cycles(plan: Plan, kernel: Kernel, device: Device, *, rows: int, tiles: int) -> float:
+    """Estimate a decode: the turns that SMs take, or memory if it is slower, and the merge."""
+    tile = plan.tile
+    programs = rows * plan.head_blocks * plan.splits
+    turns = -(-programs // (device.sms * tile.ctas_per_sm))
+    work = -(-tiles // plan.splits) * tile.block_entries * tile.entry_cycles
+    moved = rows * tiles * tile.block_entries * ENTRY_BYTES[kernel]
+    if plan.splits > 1:
+        # Each program's float32 outputs, written and read. What fits into L2 stays there.
+        written = programs * tile.block_heads * 512 * 4
+        moved += 2 * written if written > device.l2_bytes / 2 else written // 2
+    memory = moved / (BYTES_PER_CYCLE[device.family] * device.sms)
+    return max(turns * (work + START_CYCLES), memory) + (MERGE_CYCLES if plan.splits > 1 else 0)
 
 
 @lru_cache
 def describe_device(device: torch.device) -> Device:
     """Return the facts of a CUDA device; for Triton's interpreter on a CPU, those of a GB10."""
     if device.type != "cuda":
-        return Device(family=Family.SM121, sms=48)
+        return Device(family=Family.SM121, sms=48, l2_bytes=24 << 20)
     properties = torch.cuda.get_device_properties(device)
     family = Family.SM121 if (properties.major, properties.minor) == (12, 1) else Family.SM120
-    return Device(family=family, sms=properties.multi_processor_count)
+    return Device(
+        family=family, sms=properties.multi_processor_count, l2_bytes=properties.L2_cache_size
+    )
