@@ -98,7 +98,11 @@ def _source(build: Build) -> ASTSource:
         pointer = build.pointers.get(name)
         if pointer:
             signature[name] = f"*{pointer}"
-        elif name in build.constants or name in build.pointers or value == 1:
+        elif (
+            name in build.constants
+            or name in build.pointers
+            or (value == 1 and not parameter.do_not_specialize)
+        ):
             signature[name] = "constexpr"
             constants[name] = value
             continue
@@ -109,6 +113,6 @@ def _source(build: Build) -> ASTSource:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
         else:
             raise ValueError(f"{build.label}: nothing is said about the argument {name}")
-        if pointer or value % 16 == 0:
+        if pointer or (value % 16 == 0 and not parameter.do_not_specialize):
             attributes[place,] = [["tt.divisibility", 16]]
     return ASTSource(build.kernel, signature, constants, attributes)

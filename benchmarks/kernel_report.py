@@ -40,7 +40,7 @@ HEAD = (
 
 
 # What the budget holds of a kernel.
-COSTS = ("cycles", "stack", "shared", "barriers")
+COSTS = ("cycles", "shared", "barriers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def _decode(name: str, tile: Tile, *, extra: bool, splits: int, rope: int | None
     v4 = rope is None
     rope = rope or 0
     heads, width = tile.block_heads, 512 + rope
-    constants: dict[str, Any] = {"PAGE": 64, "EXTRA_PAGE": 64 if extra else 1, "SPLITS": splits}
+    constants: dict[str, Any] = {"PAGE": 64, "EXTRA_PAGE": 64 if extra else 1, "SPLIT": splits > 1}
     if not v4:
         constants["ROPE"] = rope
     scopes = {"": True, "extra_": extra}
@@ -78,6 +78,7 @@ def _decode(name: str, tile: Tile, *, extra: bool, splits: int, rope: int | None
             "out_head_stride": 512,
             "lse_row_stride": heads,
             "heads": heads,
+            "splits": splits,
             "scale": 0.06,
         },
         constants={**constants, "BLOCK_H": heads, "BLOCK_N": tile.block_entries},

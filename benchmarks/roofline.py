@@ -147,7 +147,7 @@ def predict(layer: Layer, device: Device, plan: Plan, *, heads: int, rows: int) 
 
 def _cycles(layer: Layer, device: Device, block_heads: int) -> float:
     """Issue cycles an entry, the worst of the kernels that serve such a layer."""
-    budget = json.loads(BUDGET.read_text(encoding="utf-8"))[TRITON]
+    budget: dict[str, dict[str, float]] = json.loads(BUDGET.read_text(encoding="utf-8"))[TRITON]
     kind = "V4" if layer.entry_bytes == 584 else "V3.2"
     start, end = f"sm_{device.capability} {kind}", f", {block_heads} heads"
     return max(

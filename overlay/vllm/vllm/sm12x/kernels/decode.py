@@ -62,8 +62,7 @@ def sparse_decode(
     if chosen.splits > 1:
         merge_kernel[(rows * heads,)](
             partial, partial_lse, sink, out, lse, out.stride(0), out.stride(1), lse.stride(0),
-            heads, SPLITS=chosen.splits, ROUNDED=triton.next_power_of_2(chosen.splits),
-            num_warps=4,
+            heads, chosen.splits, ROUNDED=triton.next_power_of_2(chosen.splits), num_warps=4,
         )  # fmt: skip
 
 
@@ -119,8 +118,9 @@ def _launch(
     function[(rows * chosen.head_blocks, chosen.splits)](
         q, sink, out, lse, partial, partial_lse,
         *_scope_arguments(scopes[0]), *_scope_arguments(extra),
-        q.stride(0), q.stride(1), out.stride(0), out.stride(1), lse.stride(0), heads, scale,
+        q.stride(0), q.stride(1), out.stride(0), out.stride(1), lse.stride(0), heads,
+        chosen.splits, scale,
         PAGE=scopes[0].cache.shape[1], EXTRA_PAGE=extra.cache.shape[1] if extra else 1,
-        SPLITS=chosen.splits, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
+        SPLIT=chosen.splits > 1, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
         num_warps=tile.warps, num_stages=tile.stages, **options,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .bytes import byte_planes, join4, split4
-from .softmax import count, divisor, fold, natural_lse, pick, share
+from .softmax import VARYING, count, divisor, fold, natural_lse, pick, share
 
 ROW_BYTES: tl.constexpr = tl.constexpr(656)
 SCALE_BYTES: tl.constexpr = tl.constexpr(512)
@@ -113,20 +113,20 @@ def _store(out_ptr, acc, inverse, mask, BLOCK_H: tl.constexpr):
         tl.store(out_ptr + 128 * i + columns, x, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def decode_v32_kernel(
     q_ptr, sink_ptr, out_ptr, lse_ptr, partial_ptr, partial_lse_ptr,
     cache_ptr, index_ptr, length_ptr, page_stride, slots, width, index_stride,
     extra_cache_ptr, extra_index_ptr, extra_length_ptr, extra_page_stride, extra_slots,
     extra_width, extra_index_stride,
-    q_row_stride, q_head_stride, out_row_stride, out_head_stride, lse_row_stride, heads, scale,
-    PAGE: tl.constexpr, EXTRA_PAGE: tl.constexpr, SPLITS: tl.constexpr, ROPE: tl.constexpr,
+    q_row_stride, q_head_stride, out_row_stride, out_head_stride, lse_row_stride, heads, splits,
+    scale, PAGE: tl.constexpr, EXTRA_PAGE: tl.constexpr, SPLIT: tl.constexpr, ROPE: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Grid (rows * head blocks, splits). `scale` is softmax scale * log2(e). ROPE is 64 or 0.
 
-    Without splits it writes `out` (bfloat16) and `lse`; with splits, float32 outputs of their own
-    softmax to `partial` (rows, SPLITS, heads, 512) and base-2 LSEs to `partial_lse`, for `merge`.
+    Without SPLIT it writes `out` (bfloat16) and `lse`; with it, float32 outputs of each split's own
+    softmax to `partial` (rows, splits, heads, 512) and base-2 LSEs to `partial_lse`, for `merge`.
     """
     blocks = tl.cdiv(heads, BLOCK_H)
     row, split = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(1)
@@ -140,7 +140,7 @@ def decode_v32_kernel(
         extra_tiles = tl.cdiv(extra_counted, BLOCK_N)
     else:
         extra_tiles = 0
-    first, end = share(tiles + extra_tiles, split, SPLITS)
+    first, end = share(tiles + extra_tiles, split, splits)
 
     q_ptr += row * q_row_stride + (head * q_head_stride)[:, None]
     q = _queries(q_ptr, mask, ROPE, BLOCK_H)
@@ -161,13 +161,13 @@ def decode_v32_kernel(
             EXTRA_PAGE, ROPE, BLOCK_N,
         )  # fmt: skip
 
-    if SPLITS == 1:
+    if not SPLIT:
         inverse = divisor(m, total, sink_ptr, head, valid_head)[:, None]
         out_ptr += row * out_row_stride + (head * out_head_stride)[:, None]
         _store(out_ptr, acc, inverse, mask, BLOCK_H)
         tl.store(lse_ptr + row * lse_row_stride + head, natural_lse(m, total), mask=valid_head)
     else:
-        part = (row * SPLITS + split) * heads + head
+        part = (row * splits + split) * heads + head
         inverse = tl.where(total > 0, 1.0 / total, 0.0)[:, None]
         _store(partial_ptr + part[:, None] * 512, acc, inverse, mask, BLOCK_H)
         tl.store(partial_lse_ptr + part, m + tl.log2(total), mask=valid_head)

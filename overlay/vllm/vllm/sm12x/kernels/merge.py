@@ -4,30 +4,29 @@
 import triton
 import triton.language as tl
 
-from .softmax import LN2, LOG2E
+from .softmax import LN2, LOG2E, VARYING
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def merge_kernel(
     partial_ptr, partial_lse_ptr, sink_ptr, out_ptr, lse_ptr,
-    out_row_stride, out_head_stride, lse_row_stride, heads,
-    SPLITS: tl.constexpr, ROUNDED: tl.constexpr,
+    out_row_stride, out_head_stride, lse_row_stride, heads, splits, ROUNDED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (rows * heads). `partial` (rows, SPLITS, heads, 512) float32 and base-2 LSEs.
+    """Grid (rows * heads). `partial` (rows, splits, heads, 512) float32 and base-2 LSEs.
 
-    A split without keys has an output of 0 and an LSE of -inf. ROUNDED is SPLITS, rounded up to a
+    A split without keys has an output of 0 and an LSE of -inf. ROUNDED is `splits`, rounded up to a
     power of two.
     """
     row, head = (tl.program_id(0) // heads).to(tl.int64), tl.program_id(0) % heads
-    part = row * SPLITS * heads + head
+    part = row * splits * heads + head
     split = tl.arange(0, ROUNDED)
-    lse = tl.load(partial_lse_ptr + part + split * heads, mask=split < SPLITS, other=float("-inf"))
+    lse = tl.load(partial_lse_ptr + part + split * heads, mask=split < splits, other=float("-inf"))
     m = tl.max(lse, 0)
     reference = tl.where(m == float("-inf"), 0.0, m)
     total = tl.sum(tl.exp2(lse - reference), 0)
     column = tl.arange(0, 512)
     summed = tl.zeros([512], tl.float32)
-    for i in range(SPLITS):
+    for i in range(splits):
         place = part + i * heads
         weight = tl.exp2(tl.load(partial_lse_ptr + place) - reference)
         summed += weight * tl.load(partial_ptr + place * 512 + column)

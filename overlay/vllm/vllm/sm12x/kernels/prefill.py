@@ -5,7 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .softmax import LN2, LOG2E, count, divisor, fold, natural_lse, pick
+from .softmax import LN2, LOG2E, VARYING, count, divisor, fold, natural_lse, pick
 from .tiles import Kernel, describe_device, plan
 
 D_V = 512
@@ -21,7 +21,7 @@ def _chunks(row_ptr, mask, CHUNKS: tl.constexpr):
     return chunks
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def prefill_kernel(
     q_ptr, kv_ptr, index_ptr, length_ptr, sink_ptr, out_ptr, max_ptr, lse_ptr,
     q_row_stride, q_head_stride, kv_stride, keys, index_stride, width,

@@ -11,6 +11,9 @@ import triton.language as tl
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 
+# Arguments that a kernel isn't compiled anew for when they become 1 or a multiple of 16.
+VARYING = ("slots", "width", "extra_slots", "extra_width", "heads", "splits", "keys")
+
 
 @triton.jit
 def fold(logits, valid, m, total):
@@ -55,9 +58,9 @@ def count(length_ptr, row, LIMIT):
 
 
 @triton.jit
-def share(tiles, split, SPLITS: tl.constexpr):
+def share(tiles, split, splits):
     """The tiles [first, end) that a split of a row with so many takes."""
-    each = tl.cdiv(tiles, SPLITS)
+    each = tl.cdiv(tiles, splits)
     first = tl.minimum(split * each, tiles)
     return first, tl.minimum(first + each, tiles)
 
