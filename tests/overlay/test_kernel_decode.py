@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import interpreted
 import pytest
@@ -232,6 +233,49 @@ def test_a_row_does_not_depend_on_its_neighbours_where_that_is_asked_for(layout:
     together, _ = run(q, [Scope(cache=cache, indices=indices)])
     alone, _ = run(q[1:2], [Scope(cache=cache, indices=indices[1:2])])
     assert torch.equal(together[1:2], alone)
+
+
+@WHOLE_OR_SPLIT
+@BOTH
+def test_a_key_that_is_not_a_number_is_seen_in_the_rows_that_use_it(
+    layout: Layout, whole: bool
+) -> None:
+    cache = cache_of(layout, 1, 64)
+    layouts.pack(cache, torch.tensor([9]), torch.full((1, layout.head_dim), math.nan))
+    q = noise(2, 8, layout.head_dim)
+    out, lse = torch.zeros(2, 8, 512, dtype=torch.bfloat16), torch.zeros(2, 8)
+    indices = numbers(3, 9, 3, 8).view(2, 2).repeat(1, 64)
+    scopes = [Scope(cache=cache, indices=indices)]
+    decode.sparse_decode(q, scopes, scale=0.05, sink=None, out=out, lse=lse, batch_invariant=whole)
+    assert out[0].isnan().all() and lse[0].isnan().all()
+    assert out[1].isfinite().all() and lse[1].isfinite().all()
+
+
+class Launches:
+    """Stands for a kernel: remembers the grids and runs it."""
+
+    def __init__(self, kernel: Any, grids: list[tuple[int, ...]]) -> None:
+        self.kernel, self.grids = kernel, grids
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.grids.append(grid)
+        return self.kernel[grid]
+
+
+@BOTH
+def test_launches_are_at_most_two_and_the_same_whatever_tensors_hold(
+    monkeypatch: pytest.MonkeyPatch, layout: Layout
+) -> None:
+    grids: list[tuple[int, ...]] = []
+    for name in ("decode_v4_kernel", "decode_v32_kernel", "merge_kernel"):
+        monkeypatch.setattr(decode, name, Launches(getattr(decode, name), grids))
+    cache = cache_of(layout, 1, 64)
+    q, indices = noise(1, 8, layout.head_dim), picks(1, 128, below=64)
+    for length in (128, 0, 3):
+        run(q, [Scope(cache=cache, indices=indices, lengths=numbers(length))], whole=False)
+    assert len(grids) == 6 and grids[0:2] == grids[2:4] == grids[4:6]
+    run(q, [Scope(cache=cache, indices=indices)], whole=True)
+    assert len(grids) == 7
 
 
 def test_what_does_not_fit_is_refused() -> None:

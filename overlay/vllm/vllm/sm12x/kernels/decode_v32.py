@@ -168,6 +168,6 @@ def decode_v32_kernel(
         tl.store(lse_ptr + row * lse_row_stride + head, natural_lse(m, total), mask=valid_head)
     else:
         part = (row * splits + split) * heads + head
-        inverse = tl.where(total > 0, 1.0 / total, 0.0)[:, None]
+        inverse = tl.where(total == 0, 0.0, 1.0 / total)[:, None]
         _store(partial_ptr + part[:, None] * 512, acc, inverse, mask, BLOCK_H)
         tl.store(partial_lse_ptr + part, m + tl.log2(total), mask=valid_head)

@@ -33,8 +33,8 @@ def merge_kernel(
     denominator = total
     if sink_ptr is not None:
         denominator += tl.exp2(tl.load(sink_ptr + head).to(tl.float32) * LOG2E - reference)
-    out = tl.where(total > 0, summed / denominator, 0.0)
+    out = tl.where(total == 0, 0.0, summed / denominator)
     out_ptr += row * out_row_stride + head * out_head_stride
     tl.store(out_ptr + column, out.to(out_ptr.dtype.element_ty))
-    natural = tl.where(total > 0, (m + tl.log2(total)) * LN2, float("inf"))
+    natural = tl.where(total == 0, float("inf"), (m + tl.log2(total)) * LN2)
     tl.store(lse_ptr + row * lse_row_stride + head, natural)

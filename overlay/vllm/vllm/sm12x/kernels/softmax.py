@@ -39,13 +39,13 @@ def divisor(m, total, sink_ptr, heads, valid_head):
         sink = tl.load(sink_ptr + heads, mask=valid_head, other=0.0).to(tl.float32)
         reference = tl.where(m == float("-inf"), 0.0, m)
         denominator += tl.exp2(sink * LOG2E - reference)
-    return tl.where(total > 0, 1.0 / denominator, 0.0)
+    return tl.where(total == 0, 0.0, 1.0 / denominator)
 
 
 @triton.jit
 def natural_lse(m, total):
     """The natural logarithm of the sum, +inf for a row without keys."""
-    return tl.where(total > 0, (m + tl.log2(total)) * LN2, float("inf"))
+    return tl.where(total == 0, float("inf"), (m + tl.log2(total)) * LN2)
 
 
 @triton.jit
