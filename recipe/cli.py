@@ -35,18 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         document = options.run(options, open_project())
     except RecipeError as error:
         say(str(error))
-        if options.json:
-            emit(
-                {
-                    "error": {
-                        "exit_code": error.exit_code,
-                        "what": error.what,
-                        "means": error.means,
-                        "next": error.next,
-                    }
-                }
-            )
-        return error.exit_code
+        return failed(options, error.exit_code, error.what, error.means, error.next)
     except BrokenPipeError:
         # Whoever read our output has ended; Python must not write what is left at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,17 +43,24 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        say(
-            f"error: no room left on the disk: {error.filename or ''}\n"
-            "  next: free some space, or name a larger disk: SM12X_CACHE=DIR python build.py ..."
-        )
-        return 8
+        what = f"no room left on the disk: {error.filename or ''}"
+        then = "free some space, or name a larger disk: SM12X_CACHE=DIR python build.py ..."
+        say(f"error: {what}\n  next: {then}")
+        return failed(options, 8, what, "", then)
     except KeyboardInterrupt:
-        say("\ninterrupted; the next run goes on from what is finished")
-        return INTERRUPTED
+        what = "interrupted; the next run goes on from what is finished"
+        say(f"\n{what}")
+        return failed(options, INTERRUPTED, what, "", "")
     status = int(document.pop("exit_code", 0))
     if options.json:
         emit(document)
+    return status
+
+
+def failed(options: argparse.Namespace, status: int, what: str, means: str, next: str) -> int:
+    """The exit code, once the document says the same if one was asked for."""
+    if options.json:
+        emit({"error": {"exit_code": status, "what": what, "means": means, "next": next}})
     return status
 
 
