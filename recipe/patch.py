@@ -181,7 +181,7 @@ class Trailers:
         """``upstream >= 0.24``, the one condition there is."""
         if "Drop-When" not in self.values:
             return None
-        found = re.fullmatch(r"upstream >= (\d+(?:\.\d+)*)", self.values["Drop-When"])
+        found = re.fullmatch(r"upstream >= (\d+(?:\.\d+)*(?:\.post\d+)?)", self.values["Drop-When"])
         if found is None:
             raise self.bad("Drop-When", "write it as: upstream >= 0.24")
         return Version(found[1])
