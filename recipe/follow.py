@@ -16,12 +16,15 @@ from recipe.threeway import Conflict, Merge, merge
 from recipe.upstreamed import (
     Releases,
     Signal,
+    TakenOff,
     all_in,
     empty,
     named,
+    only_lines,
     own_hunks,
     same_commit,
     same_ids,
+    taken_off,
 )
 
 # How the evidence begins where upstream may have done the same thing in its own words.
@@ -78,7 +81,7 @@ class Case:
     after: str
     stack: str
     releases: Releases
-    reverse: Signal | None
+    reverse: TakenOff | None
 
 
 def apply_exactly(store: Store, patch: Patch, stack: str) -> tuple[str, list[str]] | str:
@@ -114,46 +117,58 @@ def places(store: Store, patch: Patch, stack: str, tree: str) -> list[str]:
 def follow(case: Case) -> Followed:
     """What the patch is on the stack: exactly, taken by upstream, merged, or in conflict."""
     hunks = len(read_hunks(case.patch.content))
+    merged = merge(case.store, before=case.before, after=case.after, stack=case.stack)
     exact = apply_exactly(case.store, case.patch, case.stack)
     if isinstance(exact, str):
-        return not_exactly(case, hunks, exact)
+        return not_exactly(case, hunks, exact, merged)
     tree, where = exact
-    doubt = () if case.reverse is None else (f"look: {case.reverse}",)
+    if merged.conflicts or merged.tree != tree:
+        # git puts a hunk wherever its lines are; where they are twice, that may be the wrong place.
+        return not_exactly(case, hunks, f"it would go on in another place: {where}", merged)
     return Followed(
         patch=case.patch,
         outcome=Outcome.MOVED if any("lines)" in place for place in where) else Outcome.UNCHANGED,
         tree=tree,
         hunks=hunks,
-        evidence=(*where, *doubt, *look(case)),
+        evidence=(*where, *look(case)),
     )
 
 
-def not_exactly(case: Case, hunks: int, why: str) -> Followed:
+def not_exactly(case: Case, hunks: int, why: str, merged: Merge) -> Followed:
     store, releases = case.store, case.releases
-    merged = merge(store, before=case.before, after=case.after, stack=case.stack)
-    here = store.tree_of(case.stack)
-    places_upstream = same_ids(store, case.before, case.after, releases)
+    span = (case.before, case.after)
+    places_upstream = same_ids(store, *span, releases)
     proofs = (
-        case.reverse,
-        empty(merged.tree, here, releases.new_tag),
-        all_in(places_upstream, releases),
+        taken_off(store, case.patch, *span, case.reverse),
+        empty(store, *span, case.stack, releases),
+        all_in(places_upstream, releases) if only_lines(store, *span) else None,
         same_commit(store, case.patch, releases),
     )
     seen = tuple(s for s in (*proofs, named(store, case.patch, releases)) if s is not None)
-    upstreamed = any(proofs)
+    here = store.tree_of(case.stack)
+    # Whatever speaks for it, a patch that still has something to change there isn't dropped.
+    left = not merged.conflicts and merged.tree != here
+    if any(proofs) and not left:
+        return Followed(
+            patch=case.patch,
+            outcome=Outcome.UPSTREAMED,
+            tree=here,
+            hunks=hunks,
+            taken=hunks,
+            signals=seen,
+            evidence=tuple(map(str, seen)),
+        )
+    partly = [f"upstream has {p} already (patch-id)" for p in places_upstream if p]
     found = Followed(
         patch=case.patch,
-        outcome=Outcome.UPSTREAMED if upstreamed else Outcome.MERGED,
-        tree=here if upstreamed else merged.tree,
+        outcome=Outcome.MERGED,
+        tree=merged.tree,
         hunks=hunks,
-        taken=hunks if upstreamed else sum(map(bool, places_upstream)),
+        kept=not any(proofs),
+        taken=sum(map(bool, places_upstream)),
         signals=seen,
-        evidence=tuple(map(str, seen)),
+        evidence=(*partly, *map(str, seen), f"not exactly: {why}"),
     )
-    if upstreamed:
-        return found
-    partly = [f"upstream has {p} already (patch-id)" for p in places_upstream if p]
-    found = replace(found, evidence=(*partly, *found.evidence, f"not exactly: {why}"))
     return conflicting(case, found, merged) if merged.conflicts else rewritten(case, found)
 
 
@@ -176,7 +191,8 @@ def rewritten(case: Case, found: Followed) -> Followed:
     return replace(
         found,
         outcome=Outcome.RENAMED if renames else Outcome.MERGED,
-        kept=change == change_of(store.git("diff", *options, case.before, case.after)),
+        kept=found.kept
+        and change == change_of(store.git("diff", *options, case.before, case.after)),
         renames=renames,
         evidence=(
             *(f"{old} is {new} upstream" for old, new in renames),

@@ -19,10 +19,7 @@ from recipe.git import Store
 from recipe.hunks import read_hunks
 from recipe.patch import Patch
 from recipe.series import State, Topic, by_topic, survey
-from recipe.upstreamed import Releases, Signal, reversible
-
-# Bump when a tree would be judged differently.
-JUDGE = 1
+from recipe.upstreamed import Releases, TakenOff, reversible
 
 
 class CellState(StrEnum):
@@ -163,14 +160,14 @@ def judge(trees: Trees, column: Column) -> tuple[Cell, ...]:
             cells.append(cell(column.base, topic, CellState.APPLIES, placed.places))
             stack = placed.after
         else:
-            signal = reverse.get(topic.patch.path)
-            made, stack = unsettled(trees, column.base, topic, topic.patch, stack, signal)
+            found = reverse.get(topic.patch.path)
+            made, stack = unsettled(trees, column.base, topic, topic.patch, stack, found)
             cells.append(made)
     return tuple(cells)
 
 
 def unsettled(
-    trees: Trees, base: Base, topic: Topic, patch: Patch, stack: str, reverse: Signal | None
+    trees: Trees, base: Base, topic: Topic, patch: Patch, stack: str, reverse: TakenOff | None
 ) -> tuple[Cell, str]:
     """A patch that doesn't apply as the headers say: its cell, and the stack for the next one."""
     home = trees.home(patch, base)

@@ -9,14 +9,40 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from recipe import matrix, scratch
+from recipe import (
+    follow,
+    footprint,
+    git,
+    hunks,
+    matrix,
+    nearby,
+    patch,
+    scratch,
+    series,
+    threeway,
+    upstreamed,
+)
 from recipe.config import Bases, Project
 from recipe.log import say
-from recipe.matrix import JUDGE, Cell, CellState, Matrix
+from recipe.matrix import Cell, CellState, Matrix
 from recipe.overlay import sha256
 from recipe.patch import Patch
 from recipe.series import read_series
 from recipe.sources import IMPORTER, from_sdists, store_of
+
+# What a cell says depends on the code of these.
+JUDGES = (
+    matrix,
+    follow,
+    footprint,
+    git,
+    hunks,
+    nearby,
+    patch,
+    series,
+    threeway,
+    upstreamed,
+)
 
 
 def known_matrix(project: Project, bases: Bases, *, offline: bool) -> Matrix:
@@ -37,10 +63,14 @@ def known_matrix(project: Project, bases: Bases, *, offline: bool) -> Matrix:
 
 
 def key(bases: Bases, patches: tuple[Patch, ...]) -> str:
-    """A hash over all that decides a cell: the way of judging, every tree and every patch."""
+    """A hash over all that decides a cell: the way of judging, every tree and every patch.
+
+    Of the way of judging it has the code itself, so that nobody need remember to bump a number.
+    """
+    code = [sha256(Path(module.__file__ or "").read_bytes()) for module in JUDGES]
     trees = [[base.tag, base.sdist.sha256] for base in bases.releases]
-    files = [[patch.path, sha256(patch.content)] for patch in patches]
-    return sha256(json.dumps([JUDGE, IMPORTER, trees, files]).encode())
+    files = [[one.path, sha256(one.content)] for one in patches]
+    return sha256(json.dumps([code, IMPORTER, trees, files]).encode())
 
 
 def load(path: Path) -> Matrix | None:

@@ -21,7 +21,7 @@ from recipe.overlay import sha256
 from recipe.patch import Patch
 from recipe.rebase_state import Decision, State, Step, Stop, StopKind
 from recipe.series import Topic, read_series, survey
-from recipe.upstreamed import Releases, Signal, reversible
+from recipe.upstreamed import Releases, TakenOff, reversible
 
 Command = Callable[["Rebase", Step], None]
 
@@ -62,7 +62,7 @@ class Rebase:
         return self.source_of(self.onto)
 
     @cached_property
-    def reverse(self) -> dict[str, Signal]:
+    def reverse(self) -> dict[str, TakenOff]:
         """The patches that can be taken off the new release, stacked."""
         claimed = tuple(topic.patch for topic in self.topics if topic.patch is not None)
         return reversible(self.store, self.release, claimed)
@@ -165,7 +165,9 @@ def decide(rebase: Rebase, state: State, topic: Topic) -> Step | Stop:
     if known is not None:
         made = commit(rebase, patch, known, below)
         return replace(step_of(found, Decision.REMEMBERED, made), memory=memory)
-    if found.outcome != Outcome.CONFLICT and {patch.path, topic.name} & set(state.accept):
+    accepted = {patch.path, topic.name} & set(state.accept)
+    nothing_left = found.tree == rebase.store.tree_of(below)
+    if found.outcome != Outcome.CONFLICT and accepted and not nothing_left:
         return step_of(found, Decision.ACCEPTED, commit(rebase, patch, found.tree, below))
     return stop_of(found, home, below, memory)
 

@@ -50,7 +50,9 @@ def merge(store: Store, *, before: str, after: str, stack: str) -> Merge:
             raise
         text = error.stdout
         tree = text[:40].decode()
-        return Merge(tree=tree, conflicts=tuple(read_conflicts(store, text, tree, stack)))
+        found = read_conflicts(store, text, tree, stack)
+        unknown = Conflict(path="?", line=0, why="git names no file")
+        return Merge(tree=tree, conflicts=tuple(found or [unknown]))
     return Merge(tree=text[:40].decode(), conflicts=())
 
 

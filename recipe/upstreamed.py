@@ -9,13 +9,15 @@ commit by commit too.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from recipe import run
 from recipe.git import Store
 from recipe.hunks import Hunk, read_hunks
+from recipe.nearby import NEAR_LINES, distance
 from recipe.patch import Patch, line_of
+from recipe.threeway import merge
 
 
 class Sign(StrEnum):
@@ -52,44 +54,119 @@ class Releases:
     history: bool = False
 
 
-def reversible(store: Store, new: str, patches: tuple[Patch, ...]) -> dict[str, Signal]:
-    """The patches whose result the release `new` holds, by path.
+@dataclass(frozen=True, kw_only=True)
+class TakenOff:
+    """A patch that could be taken off upstream's tree: that tree with and without it."""
+
+    upstream: str
+    without: str
+
+
+def reversible(store: Store, new: str, patches: tuple[Patch, ...]) -> dict[str, TakenOff]:
+    """The patches whose result the release `new` seems to hold, by path.
 
     They are taken off it as quilt would, last first, on one temporary index: a patch that another
     one was written on top of can only be taken off after that one.
     """
-    found: dict[str, Signal] = {}
+    found: dict[str, TakenOff] = {}
+    tree = store.tree_of(new)
     with store.index(new) as index:
         for patch in reversed(patches):
             try:
                 store.apply(patch.content, index, reverse=True)
             except run.CommandFailed:
                 continue
-            where = ", ".join(patch.touched)
-            found[patch.path] = Signal(
-                sign=Sign.REVERSE, evidence=f"it can be taken off upstream's {where}"
-            )
+            without = store.git("write-tree", index=index).decode().strip()
+            found[patch.path] = TakenOff(upstream=tree, without=without)
+            tree = without
     return found
 
 
-def empty(result: str, stack: str, tag: str) -> Signal | None:
-    """The three-way result is the tree it was merged into."""
-    if result != stack:
+def taken_off(
+    store: Store, patch: Patch, before: str, after: str, found: TakenOff | None
+) -> Signal | None:
+    """The patch can be taken off upstream's tree, and put back where it was.
+
+    git takes a patch off wherever its lines are, a copy of the code that upstream always had or
+    made since included. A merge knows the place: brought back there, the change must give
+    upstream's tree again.
+    """
+    if found is None:
         return None
-    return Signal(sign=Sign.EMPTY, evidence=f"the three-way result changes nothing in {tag}")
+    back = merge(store, before=before, after=after, stack=found.without)
+    if back.conflicts or back.tree != found.upstream:
+        return None
+    where = ", ".join(patch.touched)
+    return Signal(sign=Sign.REVERSE, evidence=f"it can be taken off upstream's {where}")
+
+
+def empty(store: Store, before: str, after: str, stack: str, releases: Releases) -> Signal | None:
+    """Merged into the stack, the patch changes nothing, and into upstream's own tree neither.
+
+    On a stack with other patches of ours one of those may have brought what is there.
+    """
+    for tree in dict.fromkeys(map(store.tree_of, (stack, releases.new))):
+        merged = merge(store, before=before, after=after, stack=tree)
+        # In a conflict over a whole file git leaves the stack's: that is no sign of anything.
+        if merged.conflicts or merged.tree != tree:
+            return None
+    evidence = f"the three-way result changes nothing in {releases.new_tag}"
+    return Signal(sign=Sign.EMPTY, evidence=evidence)
 
 
 def same_ids(store: Store, before: str, after: str, releases: Releases) -> list[str]:
-    """Where upstream's own diff has the patch's hunks, by patch-id; one place or '' a hunk."""
+    """Where upstream's own diff has the patch's hunks, by patch-id; one place or '' a hunk.
+
+    patch-id doesn't look at white space, nor at where a hunk is: the lines must be the same and
+    stand where the patch's do, and each hunk of upstream's counts once.
+    """
     ours = own_hunks(store, before, after)
     paths = sorted({hunk.path for hunk in ours})
     if not paths:
         return []
-    span = (releases.old, releases.new)
-    theirs = read_hunks(store.git("diff", "--unified=0", "--no-renames", *span, "--", *paths))
-    known = {ident: theirs[number] for number, ident in patch_ids(store, theirs).items()}
-    found = [known.get(ident) for _, ident in sorted(patch_ids(store, ours).items())]
-    return ["" if hunk is None else f"{hunk.path}:{hunk.new_start}" for hunk in found]
+    theirs = changed_hunks(store, releases.old, releases.new, paths)
+    shifted = changed_hunks(store, releases.old, before, paths)
+    ids, known = patch_ids(store, ours), patch_ids(store, theirs)
+    places = []
+    for number, hunk in enumerate(ours):
+        here = unshifted(hunk, shifted)
+        same = next(
+            (
+                n
+                for n, ident in sorted(known.items())
+                if ident == ids.get(number)
+                and theirs[n].path == hunk.path
+                and theirs[n].lines == hunk.lines
+                and distance(here, theirs[n]) <= NEAR_LINES
+            ),
+            None,
+        )
+        places.append("" if same is None else f"{hunk.path}:{theirs[same].new_start}")
+        if same is not None:
+            del known[same]
+    return places
+
+
+def changed_hunks(store: Store, old: str, new: str, paths: list[str]) -> tuple[Hunk, ...]:
+    return read_hunks(store.git("diff", "--unified=0", "--no-renames", old, new, "--", *paths))
+
+
+def unshifted(hunk: Hunk, before: tuple[Hunk, ...]) -> Hunk:
+    """The hunk with its lines counted as in the release, without the patches before it."""
+    shift = sum(
+        one.new_count - one.old_count
+        for one in before
+        if one.path == hunk.path and one.new_start < hunk.old_start
+    )
+    return replace(hunk, old_start=hunk.old_start - shift)
+
+
+def only_lines(store: Store, before: str, after: str) -> bool:
+    """Whether hunks are all of a change: no mode, no binary file, no empty one."""
+    diff = store.git("diff", "--no-renames", before, after)
+    paths = {change.path for change in store.changes(before, after)}
+    shown = {hunk.path for hunk in read_hunks(diff)}
+    return paths == shown and not re.search(rb"^old mode ", diff, re.MULTILINE)
 
 
 def all_in(places: list[str], releases: Releases) -> Signal | None:
@@ -130,14 +207,31 @@ def same_commit(store: Store, patch: Patch, releases: Releases) -> Signal | None
     if not releases.history:
         return None
     span = f"{releases.old}..{releases.new}"
-    log = store.git("log", "--format=commit %H", "-p", "--full-index", span, "--", *patch.touched)
-    rows = store.git("patch-id", "--stable", stdin=log).decode().split()
-    known = dict(zip(rows[::2], rows[1::2], strict=True))
-    ours = store.git("patch-id", "--stable", stdin=patch.content).decode().split()
-    if not ours or ours[0] not in known:
+    ours = store.git("patch-id", "--stable", stdin=patch.content).decode().split()[:1]
+    known = commit_ids(store, span, patch.touched)
+    same = next((commit for commit, ident in known if [ident] == ours), None)
+    if same is None or reverted(store, span, patch, same):
         return None
-    subject = store.text("log", "-1", "--format=%h %s", known[ours[0]])
+    subject = store.text("log", "-1", "--format=%h %s", same)
     return Signal(sign=Sign.PATCH_ID, evidence=f"commit {subject} is the same change")
+
+
+def commit_ids(
+    store: Store, span: str, paths: tuple[str, ...], *options: str
+) -> list[tuple[str, str]]:
+    """The commits of `span` with the patch-id of what each does to the paths, newest first."""
+    log = store.git("log", "--format=commit %H", "-p", "--full-index", *options, span, "--", *paths)
+    rows = store.git("patch-id", "--stable", stdin=log).decode().split()
+    return list(zip(rows[1::2], rows[::2], strict=True))
+
+
+def reverted(store: Store, span: str, patch: Patch, commit: str) -> bool:
+    """Whether a later commit says that it takes the commit back, or does just that."""
+    later = f"{commit}..{span.partition('..')[2]}"
+    if store.text("log", "--format=%h", "-F", f"--grep=This reverts commit {commit}", later):
+        return True
+    ours = store.git("patch-id", "--stable", stdin=patch.content).decode().split()[:1]
+    return any([ident] == ours for _, ident in commit_ids(store, later, patch.touched, "-R"))
 
 
 def numbers(patch: Patch) -> tuple[str, ...]:
