@@ -48,6 +48,7 @@ class Rebase:
     store: Store
     onto: Base
     origin: Base
+    upstream: str
     patches: tuple[Patch, ...]
     source_of: Callable[[Base], str]
     history: bool = False

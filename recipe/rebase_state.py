@@ -7,15 +7,17 @@ rebase that is killed goes on from its last decision, and giving it up is removi
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Project
-from recipe.errors import ConfigError
+from recipe.errors import ConfigError, MachineError
 from recipe.scratch import write_whole
 
 SCHEMA = 1
@@ -108,7 +110,16 @@ def work_tree(project: Project) -> Path:
 
 def save(project: Project, state: State) -> None:
     text = json.dumps({"schema": SCHEMA, **asdict(state)}, indent=1)
-    write_whole(folder(project) / "state.json", text.encode())
+    try:
+        write_whole(folder(project) / "state.json", text.encode())
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise  # said in one place for all
+        raise MachineError(
+            f"{folder(project)} can't be written: {error.strerror}",
+            means="A rebase keeps there what it has decided. Nothing of the series was written.",
+            next=f"ls -ld {folder(project)}   # make the checkout writable, or mv what is there",
+        ) from None
 
 
 def load(project: Project) -> State | None:
@@ -116,7 +127,7 @@ def load(project: Project) -> State | None:
     path = folder(project) / "state.json"
     try:
         data = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         raise unreadable(path) from None
@@ -147,7 +158,8 @@ def tuples(row: dict[str, Any]) -> dict[str, Any]:
 
 def discard(project: Project) -> None:
     """Forget the rebase: state first, so that a kill in the middle leaves no half of it."""
-    (folder(project) / "state.json").unlink(missing_ok=True)
+    with suppress(NotADirectoryError):
+        (folder(project) / "state.json").unlink(missing_ok=True)
     shutil.rmtree(folder(project), ignore_errors=True)
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from recipe import rebase_state, remembered, repository, scratch
-from recipe.errors import ApplyError
+from recipe import rebase_state, remembered, repository, run, scratch
+from recipe.errors import ApplyError, MachineError
 from recipe.log import say
 from recipe.rebase import Rebase, decided_by_hand, left_out, patch_at
 from recipe.rebase_state import Decision, Step, Stop, StopKind
@@ -23,6 +23,12 @@ def settle(rebase: Rebase, stop: Stop, *, skip: str | None, accept: Sequence[str
     if not (folder / ".git").exists():
         leave(rebase, stop)
     tree = taken_from(rebase, stop)
+    if tree == rebase.store.tree_of(stop.stack):
+        raise ApplyError(
+            f"nothing is left of patches/{stop.patch} in {folder}",
+            means="Then it doesn't go on: either upstream has it, or it isn't needed.",
+            next="python build.py rebase --skip upstreamed, or --skip not-needed",
+        )
     if stop.kind == StopKind.REVIEW and tree == stop.tree:
         if {stop.patch, stop.topic} & set(accept):
             return decided_by_hand(rebase, stop, tree, Decision.ACCEPTED)
@@ -30,12 +36,6 @@ def settle(rebase: Rebase, stop: Stop, *, skip: str | None, accept: Sequence[str
             f"patches/{stop.patch} isn't accepted yet",
             means="Merged, it does something else than before; somebody has to look at it.",
             next=f"{CONTINUE} --accept {stop.patch}, or change the files in {folder} first",
-        )
-    if tree == rebase.store.tree_of(stop.stack):
-        raise ApplyError(
-            f"nothing is left of patches/{stop.patch} in {folder}",
-            means="Then it doesn't go on: either upstream has it, or it isn't needed.",
-            next="python build.py rebase --skip upstreamed, or --skip not-needed",
         )
     remembered.remember(rebase.store, stop.memory, tree)
     return decided_by_hand(rebase, stop, tree, Decision.HAND)
@@ -45,11 +45,31 @@ def taken_from(rebase: Rebase, stop: Stop) -> str:
     """The tree in the work tree, if nothing in it is undecided."""
     folder = rebase_state.work_tree(rebase.project)
     work = repository.WorkTree(root=folder)
+    try:
+        return decided_tree(rebase, stop, work)
+    except run.CommandFailed as error:
+        raise MachineError(
+            f"the work tree {folder} can't be read: {error.stderr.strip()}",
+            means="Another git may be running in it, or one was killed and left its lock.",
+            next=f"mend that (rm {folder}/.git/index.lock), then: {CONTINUE}",
+        ) from None
+
+
+def decided_tree(rebase: Rebase, stop: Stop, work: repository.WorkTree) -> str:
+    folder = work.root
     unsaid = repository.undecided(work)
     if unsaid:
         raise ApplyError(
-            f"undecided: {', '.join(unsaid)} (one side deleted it, the other changed it)",
+            f"undecided: {', '.join(unsaid)} (both sides changed it, or one deleted it, and there "
+            "are no markers to say so)",
             next=f"git -C {folder} rm {unsaid[0]}   # or: add {unsaid[0]}",
+        )
+    new = repository.untracked(work)
+    if new:
+        raise ApplyError(
+            f"new files that git doesn't know: {', '.join(new[:5])}",
+            means="Whether they belong to the patch can't be seen.",
+            next=f"git -C {folder} add {new[0]}   # or: rm {folder / new[0]}",
         )
     left = repository.marked(work, stop.paths)
     if left:

@@ -12,12 +12,19 @@ from typing import Any
 from recipe import rebase_state, remembered, repository, rewrite, run
 from recipe.catalog import add
 from recipe.config import Base, Bases, Project, load_bases
-from recipe.errors import ApplyError, ConfigError, RecipeError, TestsFailed, UsageError
+from recipe.errors import (
+    ApplyError,
+    ConfigError,
+    RecipeError,
+    TestsFailed,
+    UsageError,
+)
 from recipe.git import Store
 from recipe.lock import hold
 from recipe.log import say
 from recipe.overlay import sha256
 from recipe.rebase import Command, Rebase, advance, inputs, read, take
+from recipe.rebase_checks import check_accepted, check_alone, check_kept
 from recipe.rebase_finish import document, finish, finished, forget_rebase
 from recipe.rebase_state import Decision, State, Step
 from recipe.rebase_stop import CONTINUE, leave, settle, tell
@@ -31,6 +38,7 @@ def run_rebase(options: argparse.Namespace, project: Project) -> dict[str, Any]:
             return abort(project)
         state = rebase_state.load(project)
         if options.resume or options.skip:
+            check_alone(options)
             if state is None:
                 raise UsageError(
                     "no rebase is under way", next="python build.py rebase --onto v0.34.0"
@@ -50,6 +58,12 @@ def begin(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     if origin.tag == onto.tag:
         raise UsageError(f"--from and --onto are both {onto.tag}", next="name two releases")
     rebase = open_rebase(options, project, bases, onto, origin)
+    if not rebase.patches:
+        raise UsageError(
+            f"series.txt has no patch for {options.upstream}",
+            next="name the other one with --upstream, if its patches are meant",
+        )
+    check_accepted(options, rebase.patches)
     state = State(
         onto=onto.tag,
         origin=origin.tag,
@@ -78,9 +92,11 @@ def resume(options: argparse.Namespace, project: Project, state: State) -> dict[
             next="undo the change (git stash), or: python build.py rebase --abort",
         )
     bases = load_bases(project.bases_file)
-    state = replace(state, accept=(*state.accept, *options.accept))
     options.source, options.upstream = state.source, state.upstream
     rebase = open_rebase(options, project, bases, bases.find(state.onto), bases.find(state.origin))
+    check_accepted(options, rebase.patches)
+    check_kept(rebase, state)
+    state = replace(state, accept=(*state.accept, *options.accept))
     if state.stop is not None:
         step = settle(rebase, state.stop, skip=options.skip, accept=state.accept)
         state = take(rebase, state, step, command_of(rebase, state))
@@ -111,6 +127,8 @@ def go_on(options: argparse.Namespace, rebase: Rebase, state: State) -> dict[str
 
 def command_of(rebase: Rebase, state: State) -> Command:
     """Say what was decided, and run the user's command on the stack with the patch on it."""
+    # A run that was killed may have left half a checkout there, or git's lock.
+    shutil.rmtree(rebase_state.folder(rebase.project) / "exec", ignore_errors=True)
 
     def after_each(rebase: Rebase, step: Step) -> None:
         where = f" ({step.decision})" if step.decision != Decision.MACHINE else ""
@@ -236,6 +254,7 @@ def open_rebase(
         store=store,
         onto=onto,
         origin=origin,
+        upstream=options.upstream,
         patches=patches,
         source_of=source_of,
         history=history,

@@ -102,12 +102,27 @@ def leave_changes(work: WorkTree, tree: str) -> None:
 
 
 def undecided(work: WorkTree) -> list[str]:
-    """Paths that one side deleted and the other changed, as long as nobody has said which."""
-    stages: dict[str, set[str]] = {}
-    for row in work.git("ls-files", "--unmerged", "-z").decode().split("\0")[:-1]:
-        entry, _, path = row.partition("\t")
-        stages.setdefault(path, set()).add(entry.split()[2])
-    return [path for path, seen in stages.items() if not {"2", "3"} <= seen]
+    """Paths in conflict that have no markers, as long as nobody has said what becomes of them.
+
+    One side deleted the file and the other changed it, or both changed one that has no lines.
+    """
+    stages: dict[str, dict[str, str]] = {}
+    for row in work.git("ls-files", "--unmerged", "-z").split(b"\0")[:-1]:
+        entry, _, path = os.fsdecode(row).partition("\t")
+        _, blob, stage = entry.split()
+        stages.setdefault(path, {})[stage] = blob
+    return [
+        path
+        for path, blobs in stages.items()
+        if not {"2", "3"} <= set(blobs)
+        or any(b"\0" in work.git("cat-file", "blob", blobs[side]) for side in "23")
+    ]
+
+
+def untracked(work: WorkTree) -> list[str]:
+    """Files that git neither knows nor ignores."""
+    listing = work.git("ls-files", "--others", "--exclude-standard", "-z")
+    return [os.fsdecode(path) for path in listing.split(b"\0")[:-1]]
 
 
 def marked(work: WorkTree, paths: tuple[str, ...]) -> list[str]:

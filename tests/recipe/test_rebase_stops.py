@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -260,3 +261,92 @@ def test_a_resolution_given_up_is_forgotten(world: World) -> None:
 
     done = rebase(world, "--onto", "v9.2.0")
     assert done.document["stop"]["patch"] == "vllm/topic.patch"
+
+
+def test_options_of_the_beginning_are_refused_later(conflict: World) -> None:
+    stop(conflict).write_bytes(BOTH)
+
+    for given in (["--onto", "v9.2.0"], ["--exec", "true"], ["--source", "git"]):
+        done = rebase(conflict, "--continue", *given)
+        assert done.status == 2
+        assert f"{given[0]} is for the beginning" in done.err
+        assert done.document["error"]["exit_code"] == 2
+    assert stopped_tree(conflict).exists()
+
+
+def test_an_unknown_patch_cant_be_accepted(conflict: World) -> None:
+    done = rebase(conflict, "--onto", "v9.2.0", "--accept", "vllm/frist.patch")
+
+    assert done.status == 2
+    assert "--accept vllm/frist.patch" in done.err
+    assert not (conflict.root / ".rebase").exists()
+
+
+def test_a_new_file_in_the_tree_is_not_left_out_in_silence(conflict: World) -> None:
+    stop(conflict).write_bytes(BOTH)
+    new = stopped_tree(conflict) / "vllm" / "new file.py"
+    new.write_bytes(b"new\n")
+
+    done = rebase(conflict, "--continue")
+
+    assert done.status == 4
+    assert "vllm/new file.py" in done.err
+    subprocess.run(["git", "add", "--all"], cwd=stopped_tree(conflict), check=True)
+    assert rebase(conflict, "--continue").status == 0
+    made = patched(conflict, "v9.2.0").root / "vllm" / "new file.py"
+    assert made.read_bytes() == b"new\n"
+
+
+def test_a_cache_that_was_emptied_is_said(conflict: World) -> None:
+    file = stop(conflict)
+    file.write_bytes(BOTH)
+    shutil.rmtree(conflict.cache)
+
+    done = rebase(conflict, "--continue")
+
+    assert done.status == 3
+    assert "no longer holds" in done.err
+    assert file.read_bytes() == BOTH
+    assert rebase(conflict, "--abort").status == 0
+    assert rebase(conflict, "--onto", "v9.2.0").status == 4
+
+
+def test_a_lock_that_a_killed_git_left_in_the_tree_is_named(conflict: World) -> None:
+    stop(conflict).write_bytes(BOTH)
+    lock = stopped_tree(conflict) / ".git" / "index.lock"
+    lock.touch()
+
+    done = rebase(conflict, "--continue")
+
+    assert done.status == 8
+    assert f"rm {lock}" in done.next
+    lock.unlink()
+    assert rebase(conflict, "--continue").status == 0
+
+
+def test_a_folder_that_cant_be_written_is_named(conflict: World) -> None:
+    (conflict.root / ".rebase").write_bytes(b"a file")
+
+    done = rebase(conflict, "--onto", "v9.2.0")
+
+    assert done.status == 8
+    assert ".rebase can't be written" in done.err
+    assert (conflict.root / ".rebase").read_bytes() == b"a file"
+
+
+def test_a_command_that_changes_and_commits_leaves_no_trace(conflict: World) -> None:
+    """It even leaves git's lock behind, as one that was killed does."""
+    command = (
+        "echo x >> vllm/envs.py; touch junk; git add -A; git -c user.name=x -c user.email=x@y "
+        'commit -qm x; rm -r vllm; test -z "$GIT_DIR$GIT_CONFIG_GLOBAL"'
+    )
+    stop(conflict, "--exec", command).write_bytes(BOTH)
+    exec_lock = conflict.root / ".rebase" / "exec" / ".git" / "index.lock"
+    exec_lock.touch()
+
+    done = rebase(conflict, "--continue")
+
+    assert done.status == 0, done.err
+    tree = patched(conflict, "v9.2.0").root
+    assert (tree / "vllm" / "envs.py").read_bytes() == b"first\n"
+    assert not (tree / "junk").exists()
