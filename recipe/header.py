@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from packaging.specifiers import Specifier, SpecifierSet
 from packaging.version import Version
@@ -66,11 +66,25 @@ def covering(spec: SpecifierSet, version: Version, next: Version | None) -> Spec
     return joined(kept)
 
 
+def including(spec: SpecifierSet, version: Version, pinned: Iterable[Version]) -> SpecifierSet:
+    """The range with `version`, and with no other of the pinned releases that it hadn't."""
+    wide = covering(spec, version, None)
+    new = [one for one in pinned if one != version and wide.contains(one) != spec.contains(one)]
+    return without(wide, new)
+
+
+def without(spec: SpecifierSet, versions: Iterable[Version]) -> SpecifierSet:
+    """The range but for these very releases."""
+    gone = [Specifier(f"!={release_text(one)}") for one in versions if spec.contains(one)]
+    return joined([*spec, *gone])
+
+
 def range_text(spec: SpecifierSet) -> str:
     """The range as a header writes it, lower bound first: ``>=0.20,<0.24``."""
     rank = {">=": 0, ">": 0, "~=": 0, "<": 2, "<=": 2, "!=": 3}
     ordered = sorted(spec, key=lambda one: (rank.get(one.operator, 1), str(one)))
-    return ",".join(str(one) for one in ordered)
+    # A header can't be empty.
+    return ",".join(str(one) for one in ordered) or ">=0"
 
 
 def release_text(version: Version) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from recipe import rebase_state, rewrite, scratch
 from recipe.catalog import moved
 from recipe.config import Base, Project
-from recipe.errors import ApplyError
+from recipe.errors import ApplyError, ConfigError
 from recipe.follow import ALIKE
 from recipe.lint import due
 from recipe.log import say
@@ -22,9 +23,8 @@ from recipe.tree import lay
 
 
 def finish(rebase: Rebase, state: State) -> dict[str, Any]:
-    made = rewrite.rewrite(rebase, state)
     with scratch.folder(rebase.project.cache, "rebase") as copy:
-        after = rewrite.check_written(rebase, made, copy)
+        made, after = checked(rebase, state, copy)
         notes = [*lost_elsewhere(rebase, after), *overlay_notes(rebase, state)]
         notes += [
             f"{patch.path} is due to be dropped" for patch in due(after.patches, rebase.bases)
@@ -34,23 +34,48 @@ def finish(rebase: Rebase, state: State) -> dict[str, Any]:
     return finished(rebase.project, state, list(made.files), notes, rebase)
 
 
+def checked(rebase: Rebase, state: State, copy: Path) -> tuple[rewrite.Rewritten, Rebase]:
+    """What is to be written, and the series as it will be.
+
+    A range goes on to later releases, unless something that was in order on one would not be.
+    """
+    made = rewrite.rewrite(rebase, state)
+    try:
+        after = rewrite.check_written(rebase, state, made, copy / "wide")
+        in_order = not lost_elsewhere(rebase, after)
+    except ConfigError:
+        in_order = False
+    if not in_order:
+        made = rewrite.rewrite(rebase, state, narrow=True)
+        after = rewrite.check_written(rebase, state, made, copy / "narrow")
+    formed = rewrite.in_form(rebase, after, made)
+    if formed != made:
+        after = rewrite.check_written(rebase, state, formed, copy / "formed")
+    return formed, after
+
+
 def lost_elsewhere(rebase: Rebase, after: Rebase) -> list[str]:
-    """Releases on which the series applied before and wouldn't any more."""
+    """Releases on which a topic was in order and wouldn't be any more."""
     if after.patches == rebase.patches:
         return []
     return [
-        f"{base.tag}: {topic.name} doesn't apply there any more"
+        f"{base.tag}: {topic.name} isn't in order there any more"
         for base in rebase.bases.releases
         if base.tag != rebase.onto.tag
         for topic in rebase.column(base).topics
-        if topic.patch is not None and topic.patch.path in rebase.column(base).placed
-        if topic.name not in applying(after, base)
+        if topic.name in applying(rebase, base) - applying(after, base)
+        or topic.name in settled(rebase, base) - settled(after, base)
     ]
 
 
 def applying(rebase: Rebase, base: Base) -> set[str]:
     column = rebase.column(base)
     return {t.name for t in column.topics if t.patch is not None and t.patch.path in column.placed}
+
+
+def settled(rebase: Rebase, base: Base) -> set[str]:
+    """The topics that no patch is for: upstream has them, or they aren't needed."""
+    return {topic.name for topic in rebase.column(base).topics if topic.patch is None}
 
 
 def overlay_notes(rebase: Rebase, state: State) -> list[str]:

@@ -32,7 +32,8 @@ class State(StrEnum):
 class Topic:
     """One topic resolved on one base.
 
-    patch: the file that applies; for an unresolved topic, the one for the nearest older base.
+    patch: the file that applies; for an unresolved topic, the one for the nearest older base, or
+    else for the nearest newer one.
     """
 
     name: str
@@ -86,7 +87,7 @@ def survey(patches: tuple[Patch, ...], base: Base) -> tuple[Topic, ...]:
         if claims(files, base.version):
             found.append(resolve_topic(name, files, base))
             continue
-        nearest = max(files, key=lambda patch: first_release(patch, base.version))
+        nearest = nearest_file(files, base.version)
         why = f"no header says what it is on {base.tag}"
         found.append(Topic(name=name, state=State.UNRESOLVED, why=why, patch=nearest))
     return tuple(found)
@@ -106,10 +107,16 @@ def by_topic(patches: tuple[Patch, ...]) -> dict[str, list[Patch]]:
     return topics
 
 
-def first_release(patch: Patch, limit: Version) -> Version:
-    """The lower end of a patch's range, where that isn't above `limit`; a sort key."""
+def nearest_file(files: list[Patch], version: Version) -> Patch:
+    """The file whose range begins last before `version`, or else first after it."""
+    begun = [patch for patch in files if first_release(patch) <= version]
+    return max(begun, key=first_release) if begun else min(files, key=first_release)
+
+
+def first_release(patch: Patch) -> Version:
+    """The lower end of a patch's range."""
     ends = [Version(s.version.removesuffix(".*")) for s in patch.bases if s.operator in LOWER_ENDS]
-    return max((end for end in ends if end <= limit), default=Version("0"))
+    return max(ends, default=Version("0"))
 
 
 def resolve_topic(name: str, files: list[Patch], base: Base) -> Topic:
