@@ -100,13 +100,14 @@ def import_sdists(
     """The same for several (archive, version), as many at once as there are processors."""
     store = store_of(project)
     paths: dict[str, Path] = {}
+    missing = [one for one in archives if store.commit_of(sdist_ref(one[0])) is None]
     for archive, version in archives:
-        # The ref has the archive's hash in its name: a tree that is there needs no archive.
-        if store.commit_of(sdist_ref(archive)) is None:
+        if (archive, version) in missing:
             check_disk(project.cache, ROOM_BYTES, f"the source of v{version}")
-            paths[archive.name] = fetch(
-                archive, project="vllm", version=version, cache=project.cache, offline=offline
-            )
+        # One whose tree is there is fetched as well: a damaged archive is found at its next use.
+        paths[archive.name] = fetch(
+            archive, project="vllm", version=version, cache=project.cache, offline=offline
+        )
 
     def imported(one: tuple[Archive, str]) -> str:
         archive, version = one
@@ -118,7 +119,7 @@ def import_sdists(
             commit = import_entries(store, tar_entries(paths[archive.name]), ref, message)
         return commit
 
-    if not paths:
+    if not missing:
         return store, [imported(one) for one in archives]
     with (
         hold(project.cache / "locks" / "store.lock", "the object store"),
