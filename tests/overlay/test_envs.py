@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ SIZE = envs.EnvVar(
 
 @pytest.fixture(autouse=True)
 def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (*envs.VARIABLES, SIZE):
+    for variable in (*envs.VARIABLES, *envs.CHANGED, SIZE):
         for name in (variable.name, *variable.aliases):
             monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(envs, "_warned", set())
@@ -56,6 +58,12 @@ def test_a_choice_is_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, text: st
         ("VLLM_SM12X_PREFETCH_MIN_GIB", "-1", 50.0, "size in GiB"),
         ("VLLM_SM12X_PREFETCH_MIN_GIB", "nan", 50.0, "size in GiB"),
         ("VLLM_SM12X_PREFETCH_MIN_GIB", "inf", 50.0, "size in GiB"),
+        ("VLLM_TRITON_MLA_SPARSE", "maybe", None, "1 or 0"),
+        ("VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE", "0", 256, "from 1 on"),
+        ("VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE", "1.5", 256, "from 1 on"),
+        ("VLLM_TRITON_MLA_SPARSE_TOPK_CHUNK_SIZE", "-64", None, "from 1 on"),
+        ("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE", "8", None, "1, 2, 4, 16, 32"),
+        ("VLLM_TRITON_MLA_SPARSE_DUMP", "2", False, "1 or 0"),
     ],
 )
 def test_an_invalid_value_gives_the_default_and_one_warning(
@@ -71,7 +79,8 @@ def test_an_invalid_value_gives_the_default_and_one_warning(
     assert [envs.get(name) for _ in range(3)] == [default] * 3
     (record,) = records
     assert record.levelno == logging.WARNING
-    for part in (name, repr(text), expected, str(default)):
+    shown = {v.name: v.shown for v in envs.VARIABLES}[name] or str(default)
+    for part in (name, repr(text), expected, shown):
         assert part in record.getMessage()
 
 
@@ -79,10 +88,64 @@ def test_each_invalid_variable_gets_its_own_warning(
     monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
 ) -> None:
     records = log_of(envs.logger.name)
-    for variable in envs.VARIABLES:
+    checked = [v for v in envs.VARIABLES if v.parser is not str]
+    for variable in checked:
         monkeypatch.setenv(variable.name, "nonsense")
         envs.get(variable.name)
-    assert len(records) == len(envs.VARIABLES)
+    assert len(records) == len(checked)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("true", True), ("ON", True), ("0", False), ("no", False), ("", None)],
+)
+def test_a_flag_has_three_values(
+    monkeypatch: pytest.MonkeyPatch, text: str, value: bool | None
+) -> None:
+    monkeypatch.setenv("VLLM_TRITON_MLA_SPARSE", text)
+    assert envs.get("VLLM_TRITON_MLA_SPARSE") is value
+
+
+@pytest.mark.parametrize(
+    ("name", "alias"),
+    [
+        ("VLLM_TRITON_MLA_SPARSE", "VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION"),
+        ("VLLM_TRITON_MLA_SPARSE_DUMP", "VLLM_SM120_DUMP_DEEPSEEK_V4_ATTENTION"),
+    ],
+)
+def test_older_names_are_read_where_the_new_one_is_unset(
+    monkeypatch: pytest.MonkeyPatch, name: str, alias: str
+) -> None:
+    monkeypatch.setenv(alias, "1")
+    assert envs.get(name) is True
+    monkeypatch.setenv(name, "0")
+    assert envs.get(name) is False
+
+
+@pytest.mark.parametrize(
+    ("texts", "origin", "name", "value"),
+    [
+        ({}, envs.Origin.DEFAULT, None, 2.0),
+        ({"VLLM_SM12X_TEST_SIZE": "3"}, envs.Origin.NAME, "VLLM_SM12X_TEST_SIZE", 3.0),
+        ({"VLLM_OLDER_SIZE": "4"}, envs.Origin.ALIAS, "VLLM_OLDER_SIZE", 4.0),
+        ({"VLLM_OLD_SIZE": "x"}, envs.Origin.INVALID, "VLLM_OLD_SIZE", 2.0),
+    ],
+)
+def test_a_reading_says_where_the_value_comes_from_and_warns_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    log_of: Callable[[str], list[logging.LogRecord]],
+    texts: dict[str, str],
+    origin: envs.Origin,
+    name: str | None,
+    value: float,
+) -> None:
+    records = log_of(envs.logger.name)
+    for variable, text in texts.items():
+        monkeypatch.setenv(variable, text)
+    reading = SIZE.read()
+    assert (reading.origin, reading.name, reading.value) == (origin, name, value)
+    assert bool(reading.problem) == (origin is envs.Origin.INVALID)
+    assert records == []
 
 
 def test_empty_text_counts_as_unset(
@@ -122,7 +185,7 @@ def test_registering_adds_names_and_aliases_that_read_the_same_value(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table: dict[str, Callable[[], Any]] = {"VLLM_PORT": lambda: 1}
-    envs.register(table, [SIZE])
+    envs.register(table, [SIZE], [])
     assert set(table) == {"VLLM_PORT", SIZE.name, *SIZE.aliases}
     monkeypatch.setenv(SIZE.name, "9")
     assert {table[name]() for name in (SIZE.name, *SIZE.aliases)} == {9.0}
@@ -134,9 +197,57 @@ def test_a_name_that_somebody_else_owns_is_refused() -> None:
         envs.register(table, [SIZE])
 
 
+LOGITS = "VLLM_SPARSE_INDEXER_MAX_LOGITS_MB"
+
+
+def platform(*, cuda: bool, major: int | None) -> types.ModuleType:
+    """A stand-in for vllm.platforms."""
+    capability = None if major is None else types.SimpleNamespace(major=major)
+    module = types.ModuleType("vllm.platforms")
+    module.current_platform = types.SimpleNamespace(  # type: ignore[attr-defined]
+        is_cuda=lambda: cuda, get_device_capability=lambda: capability
+    )
+    return module
+
+
+@pytest.mark.parametrize(
+    ("cuda", "major", "text", "value"),
+    [
+        (True, 12, "", 256),
+        (True, 12, "1024", 1024),
+        (True, 12, "none", 256),
+        (True, 9, "", 512),
+        (True, 10, "", 512),
+        (True, None, "", 512),
+        (False, 12, "", 512),
+        (False, None, "7", 7),
+    ],
+)
+def test_the_indexers_logits_have_another_cap_on_sm12x_alone(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, major: int | None, text: str, value: int
+) -> None:
+    table: dict[str, Callable[[], Any]] = {LOGITS: lambda: int(os.getenv(LOGITS) or "512")}
+    envs.register(table)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platform(cuda=cuda, major=major))
+    monkeypatch.setenv(LOGITS, text)
+    envs._is_sm12x.cache_clear()
+    try:
+        assert table[LOGITS]() == value
+    finally:
+        envs._is_sm12x.cache_clear()
+
+
+def test_a_variable_that_upstream_has_not_got_is_not_brought_back() -> None:
+    table: dict[str, Callable[[], Any]] = {}
+    envs.register(table)
+    assert LOGITS not in table
+
+
 def test_the_description_names_every_variable_its_default_and_its_aliases() -> None:
     rows = envs.describe().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == [variable.name for variable in envs.VARIABLES]
+    known = [*envs.VARIABLES, *envs.CHANGED]
+    assert [row.split("`")[1] for row in rows] == [variable.name for variable in known]
+    assert all(row.split("|")[2].strip() != "None" for row in rows)
     assert "| 50 |" in rows[1]
     (row,) = envs.describe([SIZE]).splitlines()[2:]
     assert "VLLM_OLD_SIZE" in row

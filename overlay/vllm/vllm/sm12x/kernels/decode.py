@@ -2,7 +2,8 @@
 """Sparse attention straight from paged fp8_ds_mla caches: at most two launches and no waiting.
 
 The same kernels serve decode, speculative decoding and prefill without a gathered workspace: a
-query row is a query row. What changes with their number is how far a row is split.
+query row is a query row. What changes with their number is how far a row is split. Only splits need
+a workspace, and where many rows are split they go in passes of two launches that share it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from .decode_v4 import decode_v4_kernel
 from .decode_v32 import decode_v32_kernel
 from .merge import merge_kernel
 from .softmax import LOG2E
-from .tiles import Kernel, Plan, describe_device, plan
+from .tiles import Kernel, Plan, describe_device, plan, read_limits
 
 D_V = 512
 # V4's logits come out of the kernel's dots this much too small.
@@ -46,24 +47,37 @@ def sparse_decode(
     layout = _check(q, scopes)
     rows, heads, _ = q.shape
     kernel = Kernel.DECODE_V4 if layout is V4 else Kernel.DECODE_V32
-    widths = [scope.indices.shape[1] for scope in scopes]
+    limits = read_limits()
     chosen = plan(
-        kernel, describe_device(q.device), rows=rows, heads=heads, widths=widths,
-        batch_invariant=batch_invariant,
+        kernel, describe_device(q.device), rows=rows, heads=heads,
+        widths=[scope.indices.shape[1] for scope in scopes],
+        batch_invariant=batch_invariant, limits=limits,
     )  # fmt: skip
     if q.stride(2) != 1:
         q = q.contiguous()
-    partial = partial_lse = None
-    if chosen.splits > 1:
-        shape = (rows, chosen.splits, heads)
-        partial = q.new_empty((*shape, D_V), dtype=torch.float32)
-        partial_lse = q.new_empty(shape, dtype=torch.float32)
-    _launch(chosen, layout, q, scopes, scale, sink, out, lse, partial, partial_lse)
-    if chosen.splits > 1:
-        merge_kernel[(rows * heads,)](
-            partial, partial_lse, sink, out, lse, out.stride(0), out.stride(1), lse.stride(0),
-            heads, chosen.splits, ROUNDED=triton.next_power_of_2(chosen.splits), num_warps=4,
+    if chosen.splits == 1:
+        _launch(chosen, layout, q, scopes, scale, sink, out, lse, None, None)
+        return
+    # The passes share one workspace; all run on one stream.
+    shape = (min(rows, limits.rows), chosen.splits, heads)
+    partial = q.new_empty((*shape, D_V), dtype=torch.float32)
+    partial_lse = q.new_empty(shape, dtype=torch.float32)
+    for first in range(0, rows, limits.rows):
+        part = slice(first, min(first + limits.rows, rows))
+        few = [_rows_of(scope, part) for scope in scopes]
+        _launch(
+            chosen, layout, q[part], few, scale, sink, out[part], lse[part], partial, partial_lse
+        )
+        merge_kernel[((part.stop - first) * heads,)](
+            partial, partial_lse, sink, out[part], lse[part], out.stride(0), out.stride(1),
+            lse.stride(0), heads, chosen.splits,
+            ROUNDED=triton.next_power_of_2(chosen.splits), num_warps=4,
         )  # fmt: skip
+
+
+def _rows_of(scope: Scope, part: slice) -> Scope:
+    lengths = None if scope.lengths is None else scope.lengths[part]
+    return Scope(cache=scope.cache, indices=scope.indices[part], lengths=lengths)
 
 
 def _check(q: torch.Tensor, scopes: Sequence[Scope]) -> Layout:

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from .softmax import LN2, LOG2E, VARYING, count, divisor, fold, natural_lse, pick
-from .tiles import Kernel, describe_device, plan
+from .tiles import Kernel, describe_device, plan, read_limits
 
 D_V = 512
 
@@ -98,7 +98,7 @@ def sparse_prefill(
     kernel = Kernel.PREFILL if width == D_V else Kernel.PREFILL_ROPE
     chosen = plan(
         kernel, describe_device(q.device), rows=rows, heads=heads,
-        widths=[indices.shape[1]],
+        widths=[indices.shape[1]], limits=read_limits(),
     )  # fmt: skip
     tile = chosen.tile
     prefill_kernel[(rows * chosen.head_blocks,)](

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+from .. import envs
+
 
 class Kernel(str, Enum):
     """The attention kernels."""
@@ -58,6 +60,19 @@ class Device:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the user sets. None leaves a choice to the table and to `cycles`.
+
+    `head_block` picks the tile as if a rank had so many heads. `entries` is how many a program
+    takes at most. `rows` are at most in one pass with splits, whose workspace that bounds.
+    """
+
+    head_block: int | None = None
+    entries: int | None = None
+    rows: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A launch: grid (rows * head_blocks, splits)."""
 
@@ -65,6 +80,8 @@ class Plan:
     head_blocks: int
     splits: int
 
+
+AUTOMATIC = Limits()
 
 NARROW = Tile(block_heads=16, block_entries=32, warps=4, stages=3, entry_cycles=64)
 WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3, entry_cycles=64)
@@ -108,18 +125,23 @@ def plan(
     heads: int,
     widths: Sequence[int],
     batch_invariant: bool = False,
+    limits: Limits = AUTOMATIC,
 ) -> Plan:
     """Return how to launch `kernel` on query rows with at most `widths` entries in their scopes.
 
     Splits are those that are soonest done by `cycles`; a row alone is split into at most
     MAX_ENTRIES_ALONE entries. With `batch_invariant` a row isn't split, whatever is beside it.
     """
-    tile = choose_tile(kernel, device.family, heads)
+    tile = choose_tile(kernel, device.family, limits.head_block or heads)
     head_blocks = -(-heads // tile.block_heads)
     if batch_invariant or kernel in UNSPLIT:
         return Plan(tile=tile, head_blocks=head_blocks, splits=1)
     tiles = sum(-(-width // tile.block_entries) for width in widths)
     alone = -(-tiles * tile.block_entries // MAX_ENTRIES_ALONE)
+    if limits.entries is not None:
+        each = -(-limits.entries // tile.block_entries)
+        splits = max(1, -(-tiles // each))
+        return Plan(tile=tile, head_blocks=head_blocks, splits=splits)
     least = max(1, alone if rows == 1 else 1)
     plans = [
         Plan(tile=tile, head_blocks=head_blocks, splits=splits)
@@ -141,6 +163,15 @@ def cycles(plan: Plan, kernel: Kernel, device: Device, *, rows: int, tiles: int)
         moved += 2 * written if written > device.l2_bytes / 2 else written // 2
     memory = moved / (BYTES_PER_CYCLE[device.family] * device.sms)
     return max(turns * (work + START_CYCLES), memory) + (MERGE_CYCLES if plan.splits > 1 else 0)
+
+
+def read_limits() -> Limits:
+    """Return what the environment asks for."""
+    return Limits(
+        head_block=envs.get("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE"),
+        entries=envs.get("VLLM_TRITON_MLA_SPARSE_TOPK_CHUNK_SIZE"),
+        rows=envs.get("VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE"),
+    )
 
 
 @lru_cache

@@ -17,6 +17,7 @@ from .arguments import (
     shapes,
 )
 from .checks import check_runnable, check_tensor
+from .dump import dump_and_stop
 from .schedule import FlashMLASchedMeta, get_mla_metadata
 
 __all__ = [
@@ -65,6 +66,7 @@ def flash_mla_with_kvcache(
     row without keys is 0 with an LSE of +inf. Raises ValueError for an argument that doesn't fit,
     and RuntimeError where no kernel can run.
     """
+    dump_and_stop("flash_mla_with_kvcache", locals())
     check_tensor("q", q, ("b", "s_q", "heads", "d"), torch.bfloat16, q.device)
     check_sparse(
         causal=causal,
@@ -121,6 +123,7 @@ def flash_mla_sparse_fwd(
     logarithm, without the sink. A row without keys is 0 with -inf and +inf. Raises ValueError for
     an argument that doesn't fit, and RuntimeError where no kernel can run.
     """
+    dump_and_stop("flash_mla_sparse_fwd", locals())
     check_tensor("q", q, ("s_q", "heads", "d"), torch.bfloat16, q.device)
     s_q, heads, d = q.shape
     if d not in PREFILL_WIDTHS:
