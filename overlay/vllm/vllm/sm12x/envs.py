@@ -168,6 +168,15 @@ VARIABLES: tuple[EnvVar, ...] = (
         aliases=("VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION",),
     ),
     EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_ALLOW_CUDAGRAPH",
+        default=None,
+        shown="1, with speculative decoding 0",
+        parser=flag,
+        meaning="0 turns compilation and graph capture off for models on the Triton path.",
+        # Without compilation there is nothing to look up.
+        compile_factor=False,
+    ),
+    EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_TOPK_CHUNK_SIZE",
         default=None,
         shown="automatic",
