@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every environment variable of the overlay, in one table.
 
-Works alone (`get`) and inside vLLM (`register`, called by one seam at the end of `vllm/envs.py`).
-That seam runs while vLLM is being imported, so nothing here may import vLLM before it is asked for
-a value.
+Works alone (`get`) and inside vLLM (`register`, called by one seam at the end of `vllm/envs.py`,
+while vLLM is being imported: nothing here may import vLLM before it is asked for a value).
 """
 
 import functools
@@ -79,10 +78,8 @@ class EnvVar:
                 origin = Origin.NAME if name == self.name else Origin.ALIAS
                 return Reading(value=self.parser(text), origin=origin, name=name)
             except ValueError as error:
-                problem = f"Ignoring {name}={text!r}: {error}."
-                return Reading(
-                    value=self.default, origin=Origin.INVALID, name=name, problem=problem
-                )
+                origin, problem = Origin.INVALID, f"Ignoring {name}={text!r}: {error}."
+                return Reading(value=self.default, origin=origin, name=name, problem=problem)
         return Reading(value=self.default, origin=Origin.DEFAULT)
 
 
@@ -110,11 +107,9 @@ def gibibytes(text: str) -> float:
 
 def flag(text: str) -> bool:
     """Parse 1 or 0, or another word for them."""
-    words = {"1": True, "true": True, "yes": True, "on": True}
-    words |= {"0": False, "false": False, "no": False, "off": False}
-    if text.lower() not in words:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
         raise ValueError("expected 1 or 0")
-    return words[text.lower()]
+    return text.lower() in ("1", "true", "yes", "on")
 
 
 def count(text: str) -> int:

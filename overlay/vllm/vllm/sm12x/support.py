@@ -59,8 +59,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class FlashInfer:
-    """The FlashInfer that is installed: its version (None if it isn't), whether it has the SM12x
-    kernels for sparse MLA, and whether those can hang.
+    """The FlashInfer that is installed.
+
+    `version` is None where nothing says it. `kernels`: it has those for sparse MLA on SM12x.
+    `hangs`: they can wait for each other for ever.
     """
 
     version: str | None
@@ -159,9 +161,12 @@ def find_flashinfer() -> FlashInfer:
     """Look at the installed FlashInfer without importing it, which would take seconds."""
     try:
         spec = importlib.util.find_spec("flashinfer")
+    except ValueError:  # a stand-in that a test put into sys.modules
+        spec = None
+    try:
         version = importlib.metadata.version("flashinfer-python") if spec else None
-    except (ImportError, ValueError):
-        spec, version = None, None
+    except importlib.metadata.PackageNotFoundError:  # run from its sources
+        version = None
     folders = list(spec.submodule_search_locations or ()) if spec else []
     kernels = any((Path(folder) / KERNEL_SOURCE).is_file() for folder in folders)
     hangs = kernels and (version is None or _release(version) < HANGS_BELOW)
