@@ -18,7 +18,7 @@ from .decode_v4 import decode_v4_kernel
 from .decode_v32 import decode_v32_kernel
 from .merge import merge_kernel
 from .softmax import LOG2E
-from .tiles import Kernel, Plan, describe_device, plan, read_limits
+from .tiles import Kernel, Limits, Plan, describe_device, plan, read_limits
 
 D_V = 512
 # V4's logits come out of the kernel's dots this much too small.
@@ -34,6 +34,7 @@ def sparse_decode(
     out: torch.Tensor,
     lse: torch.Tensor,
     batch_invariant: bool = False,
+    limits: Limits | None = None,
 ) -> None:
     """Write attention over the keys of one or two `scopes` into `out` and `lse`.
 
@@ -42,12 +43,13 @@ def sparse_decode(
     bfloat16 and `lse` (rows, heads) float32 are written whole; any strides but that the last
     dimension is dense. `reference.decode.sparse_decode` says what is computed. Scopes share one
     layout. ValueError for another number of scopes, two layouts, or a width of `q` that doesn't
-    fit; the contents of tensors are never looked at from the host.
+    fit; the contents of tensors are never looked at from the host. `limits` are those of the
+    environment unless given.
     """
     layout = _check(q, scopes)
     rows, heads, _ = q.shape
     kernel = Kernel.DECODE_V4 if layout is V4 else Kernel.DECODE_V32
-    limits = read_limits()
+    limits = limits or read_limits()
     chosen = plan(
         kernel, describe_device(q.device), rows=rows, heads=heads,
         widths=[scope.indices.shape[1] for scope in scopes],

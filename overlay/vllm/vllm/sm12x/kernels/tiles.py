@@ -132,6 +132,19 @@ def plan(
     Splits are those that are soonest done by `cycles`; a row alone is split into at most
     MAX_ENTRIES_ALONE entries. With `batch_invariant` a row isn't split, whatever is beside it.
     """
+    return _plan(kernel, device, rows, heads, tuple(widths), batch_invariant, limits)
+
+
+@lru_cache(maxsize=4096)  # a search through hundreds of splits, for each layer of each step
+def _plan(
+    kernel: Kernel,
+    device: Device,
+    rows: int,
+    heads: int,
+    widths: tuple[int, ...],
+    batch_invariant: bool,
+    limits: Limits,
+) -> Plan:
     tile = choose_tile(kernel, device.family, limits.head_block or heads)
     head_blocks = -(-heads // tile.block_heads)
     if batch_invariant or kernel in UNSPLIT:
