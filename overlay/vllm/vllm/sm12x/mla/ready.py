@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels are compiled when vLLM makes a layer's metadata builder, which no request waits for.
+
+That is in the worker, with the weights in place, before graphs are captured.
+"""
+
+from typing import Any
+
+import torch
+
+from ..warmup import Shape, from_config, warm_up
+
+_ready: set[Shape] = set()
+
+
+def compile_once(vllm_config: Any, device: torch.device) -> None:
+    """Compile what this model's sparse attention uses; every kind of layer has a builder."""
+    shape = from_config(vllm_config)
+    if shape is not None and shape not in _ready:
+        _ready.add(shape)
+        warm_up(shape, device)
+
+
+def compiling(builder: type[Any]) -> type[Any]:
+    """Return upstream's `builder` as a class that compiles the kernels."""
+
+    class Builder(builder):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            compile_once(self.vllm_config, self.device)
+
+    Builder.__name__ = Builder.__qualname__ = f"Triton{builder.__name__}"
+    return Builder

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention backend of a V3.2 or GLM layer on SM12x."""
+
+import logging
+from typing import Any
+
+from ..support import V32_TOPK, describe_once
+from .route import Model, choose, has_own_path, read_model
+
+logger = logging.getLogger(__name__)
+
+
+def sparse_backend(selected: Any, config: Any) -> str | None:
+    """Return the path of our backend's class, or None where upstream is to choose.
+
+    `selected` is the backend that was asked for (an entry of vLLM's table, or None), `config` the
+    `AttentionSelectorConfig` of the layer.
+    """
+    from vllm.config import get_current_vllm_config
+    from vllm.platforms import current_platform
+
+    model = read_model(get_current_vllm_config()) if config.use_mla else None
+    if model is None:
+        return None
+    layer = config._asdict() | {"device_capability": current_platform.get_device_capability()}
+    served = has_own_path() and _flashinfer_serves(model, layer)
+    choice = choose(model, selected, ("FLASHMLA_SPARSE",), served=served)
+    describe_once(choice, logger)
+    if not choice.triton:
+        return None
+    from .backend import SparseBackend
+
+    objections = SparseBackend.validate_configuration(**layer)
+    if objections:
+        logger.warning("The Triton path doesn't take this layer: %s.", ", ".join(objections))
+        return None
+    return f"{SparseBackend.__module__}.{SparseBackend.__qualname__}"
+
+
+def _flashinfer_serves(model: Model, layer: dict[str, Any]) -> bool:
+    """Ask upstream's own backend, but for shapes that `support` can name the trouble with."""
+    if model.rope_dim == 0 or model.index_topk != V32_TOPK:
+        return True
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    try:
+        backend = AttentionBackendEnum.FLASHINFER_MLA_SPARSE_SM120.get_class()
+        return not backend.validate_configuration(**layer)
+    except (ImportError, OSError):
+        return False

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Platforms of any capability for vLLM's own code to look at, and files of it loaded under them."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+# What `vllm/platforms/cuda.py` loads; a build for CUDA doesn't load beside a CPU build of torch.
+EXTENSIONS = ("vllm._C", "vllm._C_stable_libtorch", "vllm._qutlass_C")
+# Packages of the overlay that only a seam on SM12x may import.
+ENTERED = ("vllm.sm12x.mla", "vllm.sm12x.ops", "vllm.sm12x.kernels", "vllm.sm12x.support")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as a platform tells of it."""
+
+    platform: str
+    capability: tuple[int, int] | None
+
+    def __str__(self) -> str:
+        return f"{self.platform}-{self.capability}"
+
+
+SM120, SM121 = Device("cuda", (12, 0)), Device("cuda", (12, 1))
+SM12X = [SM120, SM121]
+# RDNA4 says 12.0 of itself.
+OTHERS = [
+    Device("cuda", (9, 0)),
+    Device("cuda", (10, 0)),
+    Device("cuda", (10, 3)),
+    Device("cuda", (8, 9)),
+    Device("rocm", (12, 0)),
+    Device("rocm", (9, 4)),
+    Device("cpu", None),
+]
+OTHER_CUDA = [device for device in OTHERS if device.platform == "cuda"]
+
+
+@contextmanager
+def without_extensions() -> Iterator[None]:
+    """Let vLLM's CUDA platform be imported."""
+    added = [name for name in EXTENSIONS if name not in sys.modules]
+    sys.modules.update({name: ModuleType(name) for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del sys.modules[name]
+
+
+def cuda_module() -> ModuleType:
+    with without_extensions():
+        return importlib.import_module("vllm.platforms.cuda")
+
+
+def use(device: Device, monkeypatch: pytest.MonkeyPatch, cuda: ModuleType | None = None) -> Any:
+    """Make vLLM's platform one on `device`; `cuda` is its module if it isn't the installed one."""
+    import vllm.platforms
+    from vllm.platforms.interface import DeviceCapability, Platform, PlatformEnum
+
+    bases = {"cuda": (cuda or cuda_module()).NonNvmlCudaPlatform, "rocm": Platform, "cpu": Platform}
+    capability = device.capability and DeviceCapability(*device.capability)
+    members = {
+        "_enum": PlatformEnum[device.platform.upper()],
+        "get_device_capability": classmethod(lambda cls, device_id=0: capability),
+        "get_device_name": classmethod(lambda cls, device_id=0: str(device)),
+    }
+    platform = type("Platform", (bases[device.platform],), members)()
+    monkeypatch.setattr(vllm.platforms, "_current_platform", platform)
+    return platform
+
+
+def load(path: Path, monkeypatch: pytest.MonkeyPatch, package: str = "vllm") -> ModuleType:
+    """Run a file of vLLM's as a module of its own."""
+    name = f"{package}.copy_of_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # dataclasses look it up there
+    with without_extensions():
+        spec.loader.exec_module(module)
+    return module
+
+
+def forget_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the overlay's modules for SM12x out, so that it shows when a seam imports one."""
+    for name in entered():
+        monkeypatch.delitem(sys.modules, name)
+
+
+def entered() -> list[str]:
+    """Modules of the overlay that a seam has imported."""
+    return [name for name in sys.modules if name.startswith(ENTERED)]
+
+
+def model(
+    *,
+    index_topk: int = 2048,
+    rope_dim: int = 64,
+    v4: bool = False,
+    backend: Any = None,
+    cache_dtype: str = "auto",
+    speculative: bool = False,
+) -> SimpleNamespace:
+    """What the seams read of a configuration, for a model of V3.2's or V4's kind."""
+    hf = SimpleNamespace(
+        index_topk=index_topk,
+        qk_rope_head_dim=rope_dim,
+        qk_nope_head_dim=128,
+        v_head_dim=128,
+        q_lora_rank=1536,
+        num_attention_heads=64,
+        sliding_window=128,
+        model_type="deepseek_v4" if v4 else "deepseek_v32",
+        **({"compress_ratios": [1, 4, 128]} if v4 else {"kv_lora_rank": 512}),
+    )
+    return SimpleNamespace(
+        model_config=SimpleNamespace(hf_config=hf, hf_text_config=hf, is_mm_prefix_lm=False),
+        attention_config=SimpleNamespace(backend=backend, use_non_causal=False),
+        parallel_config=SimpleNamespace(
+            tensor_parallel_size=1,
+            prefill_context_parallel_size=1,
+            decode_context_parallel_size=1,
+            worker_cls="chosen",
+        ),
+        compilation_config=SimpleNamespace(mode="compiled", cudagraph_mode="captured"),
+        cache_config=SimpleNamespace(cache_dtype=cache_dtype),
+        scheduler_config=SimpleNamespace(),
+        offload_config=SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=0)),
+        speculative_config=SimpleNamespace() if speculative else None,
+    )
+
+
+def have_flashinfer(
+    monkeypatch: pytest.MonkeyPatch, *, kernels: bool = True, hangs: bool = False
+) -> None:
+    """Let FlashInfer seem to be installed: its functions, and its kernels if they are to be."""
+    from vllm.sm12x import support
+    from vllm.sm12x.mla import route
+    from vllm.utils import flashinfer
+
+    found = support.FlashInfer(version="0.6.18", kernels=kernels, hangs=hangs)
+    monkeypatch.setattr(route, "find_flashinfer", lambda: found)
+    for name in ("has_flashinfer", "has_flashinfer_sparse_mla_sm120"):
+        monkeypatch.setattr(flashinfer, name, lambda: True, raising=False)
+    shapes = "has_flashinfer_sparse_mla_sm120_config"
+    if hasattr(flashinfer, shapes):
+        monkeypatch.setattr(flashinfer, shapes, lambda heads, width: True)

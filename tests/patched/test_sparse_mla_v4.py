@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention class of DeepSeek V4 and V4.1: the overlay's on SM12x alone, where it is chosen."""
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock, Mock
+
+import devices
+import pytest
+from devices import OTHER_CUDA, SM12X, SM120, Device
+from packaging.version import Version
+
+# What vLLM and torch warn about while they are imported is not judged here.
+pytestmark = pytest.mark.filterwarnings("default")
+
+KNOB = "VLLM_TRITON_MLA_SPARSE"
+SINCE = {"deepseek_v4": Version("0.24"), "deepseek_v41": Version("0.30")}
+FLASHMLA, FLASHINFER = "DeepseekV4FlashMLAAttention", "DeepseekV4FlashInferSM120Attention"
+
+
+@pytest.fixture(params=SINCE)
+def module(
+    request: pytest.FixtureRequest, base: Version, monkeypatch: pytest.MonkeyPatch
+) -> ModuleType:
+    """The module with a model of the wheel."""
+    if base < SINCE[request.param]:
+        pytest.skip(f"this release picks no class for {request.param}")
+    monkeypatch.delenv(KNOB, raising=False)
+    return importlib.import_module(f"vllm.models.{request.param}.nvidia.model")
+
+
+@pytest.fixture
+def attention(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Any]]:
+    """Let a layer of the model pick its attention class."""
+
+    def pick(device: Device, backend: str | None = None) -> type[Any]:
+        from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+        selected = AttentionBackendEnum[backend] if backend else None
+        config = devices.model(v4=True, backend=selected)
+        monkeypatch.setattr(module, "current_platform", devices.use(device, monkeypatch))
+        if "v41" in module.__name__:
+            return picked_by_layer(module, config, monkeypatch)
+        chosen: type[Any] = module._select_dsv4_attn_cls(config)
+        return chosen
+
+    return pick
+
+
+def picked_by_layer(
+    module: ModuleType, config: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> type[Any]:
+    """Build a decoder layer until it makes its attention, and say of which class."""
+    made: list[type[Any]] = []
+
+    class Made(Exception):
+        pass
+
+    def note(self: Any, *_args: Any, **_kwargs: Any) -> None:
+        made.append(type(self))
+        raise Made
+
+    for name in (FLASHMLA, FLASHINFER):
+        monkeypatch.setattr(getattr(module, name), "__init__", note)
+    whole = MagicMock(**vars(config))
+    hf = whole.model_config = MagicMock()
+    vars(hf.hf_config).update(vars(config.model_config.hf_config), hidden_size=8, rms_norm_eps=1e-6)
+    hf.hf_config.configure_mock(engram_layer_ids=[], num_hidden_layers=3)
+    hf.hf_text_config = hf.hf_config
+    for name in ("get_tensor_model_parallel_world_size", "get_tp_group"):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, MagicMock(return_value=1))
+    monkeypatch.setattr(module, "_use_sequence_parallel", lambda *_: False)
+    with pytest.raises(Made):
+        module.DeepseekV4DecoderLayer(whole, "model.layers.1")
+    return made[0]
+
+
+def is_ours(chosen: type[Any], module: ModuleType) -> bool:
+    return chosen.__name__ == f"Triton{FLASHMLA}" and issubclass(chosen, getattr(module, FLASHMLA))
+
+
+@pytest.mark.parametrize("device", SM12X, ids=str)
+def test_it_is_ours_where_flashinfer_is_not_installed(
+    attention: Callable[..., type[Any]], module: ModuleType, device: Device
+) -> None:
+    chosen = attention(device)
+    assert is_ours(chosen, module)
+    assert attention(device) is chosen
+
+
+def test_it_is_flashinfers_where_that_serves_the_model(
+    attention: Callable[..., type[Any]], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices.have_flashinfer(monkeypatch)
+    assert attention(SM120) is getattr(module, FLASHINFER)
+
+
+@pytest.mark.parametrize("found", [{"kernels": False}, {"hangs": True}], ids=str)
+def test_it_is_ours_where_flashinfers_kernels_are_missing_or_can_hang(
+    attention: Callable[..., type[Any]],
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, bool],
+) -> None:
+    devices.have_flashinfer(monkeypatch, **found)
+    assert is_ours(attention(SM120), module)
+
+
+def test_it_is_ours_for_shapes_that_flashinfer_has_no_kernels_for(
+    attention: Callable[..., type[Any]],
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    base: Version,
+) -> None:
+    from vllm.utils import flashinfer
+
+    if base < Version("0.29"):
+        pytest.skip("this release doesn't look at shapes")
+    devices.have_flashinfer(monkeypatch)
+    ask = Mock(return_value=False)
+    monkeypatch.setattr(flashinfer, "has_flashinfer_sparse_mla_sm120_config", ask)
+    assert is_ours(attention(SM120), module)
+    ask.assert_called_once_with(64, 128)
+
+
+def test_the_knob_forces_and_forbids_it(
+    attention: Callable[..., type[Any]], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices.have_flashinfer(monkeypatch, hangs=True)
+    monkeypatch.setenv(KNOB, "0")
+    assert attention(SM120) is getattr(module, FLASHINFER)
+    devices.have_flashinfer(monkeypatch)
+    monkeypatch.setenv(KNOB, "1")
+    assert is_ours(attention(SM120), module)
+
+
+def test_a_backend_that_is_asked_for_is_obeyed(
+    attention: Callable[..., type[Any]], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices.have_flashinfer(monkeypatch)
+    for name in ("FLASHMLA_SPARSE", "FLASHMLA_SPARSE_DSV4"):
+        assert is_ours(attention(SM120, name), module)
+    devices.have_flashinfer(monkeypatch, hangs=True)
+    assert attention(SM120, "FLASHINFER_MLA_SPARSE_DSV4") is getattr(module, FLASHINFER)
+
+
+@pytest.mark.parametrize("device", OTHER_CUDA, ids=str)
+@pytest.mark.parametrize("backend", [None, "FLASHMLA_SPARSE_DSV4"])
+def test_elsewhere_it_is_upstreams_and_the_overlay_is_not_imported(
+    attention: Callable[..., type[Any]],
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    device: Device,
+    backend: str | None,
+) -> None:
+    monkeypatch.setenv(KNOB, "1")
+    devices.forget_overlay(monkeypatch)
+    assert attention(device, backend) is getattr(module, FLASHMLA)
+    assert devices.entered() == []
+
+
+def test_heads_are_not_padded(attention: Callable[..., type[Any]]) -> None:
+    chosen = attention(SM120)
+    assert [chosen.get_padded_num_q_heads(heads) for heads in (8, 16, 24, 128)] == [8, 16, 24, 128]
+
+
+def test_every_kind_of_layer_gets_its_plan(attention: Callable[..., type[Any]]) -> None:
+    from vllm.sm12x.mla.deepseek_v4 import add_plans
+    from vllm.sm12x.ops.flash_mla import FlashMLASchedMeta
+
+    metadata = SimpleNamespace(num_decodes=1, tile_sched_swaonly=None, tile_sched_c4a=None)
+    add_plans(metadata)
+    first = metadata.tile_sched_swaonly, metadata.tile_sched_c4a
+    assert all(isinstance(plan, FlashMLASchedMeta) for plan in first)
+    assert first[0] is not first[1]
+    add_plans(metadata)
+    assert (metadata.tile_sched_swaonly, metadata.tile_sched_c4a) == first
