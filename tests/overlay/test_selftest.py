@@ -15,10 +15,11 @@ import pytest
 import torch
 from vllm.sm12x import cases, selftest
 from vllm.sm12x.cases import Case, Inputs, Kind
+from vllm.sm12x.layouts import V4
 
 CPU = torch.device("cpu")
 SMALL = Case(
-    model=cases.Model(name="V4", layout=cases.V4, widths=(8,), page_sizes=(64,)),
+    model=cases.Model(name="V4", layout=V4, widths=(8,), page_sizes=(64,)),
     kind=Kind.DECODE,
     heads=2,
     rows=3,

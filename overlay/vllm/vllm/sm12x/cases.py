@@ -256,8 +256,8 @@ def _counted(scope: Scope) -> int:
 def _bytes(q: torch.Tensor) -> int:
     """Queries and outputs."""
     rows, heads, width = q.shape
-    return 2 * rows * heads * (width + 512)
+    return int(2 * rows * heads * (width + 512))
 
 
 def _operations(q: torch.Tensor, entries: int) -> int:
-    return 2 * q.shape[1] * entries * (q.shape[2] + 512)
+    return int(2 * q.shape[1] * entries * (q.shape[2] + 512))

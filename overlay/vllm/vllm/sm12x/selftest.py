@@ -75,7 +75,7 @@ def check(case: Case, inputs: Inputs) -> tuple[float, float, bool]:
 
 
 def _largest(values: torch.Tensor) -> float:
-    return values.max().item() if values.numel() else 0.0
+    return float(values.max()) if values.numel() else 0.0
 
 
 def time_call(call: Callable[[], object], device: torch.device) -> float:

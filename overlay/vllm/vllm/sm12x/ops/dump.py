@@ -31,7 +31,7 @@ def dump_and_stop(operator: str, arguments: Mapping[str, Any]) -> None:
 
 
 def _capturing() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return bool(torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def _metadata(value: Any) -> dict[str, Any]:

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The doctor reads what is there, judges it by CUDA's rules, and only ever looks."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.sm12x import binaries, doctor, envs
+from vllm.sm12x.binaries import Extension, Verdict
+from vllm.sm12x.doctor import Device, Facts, Knob, advise, choices, report
+from vllm.sm12x.support import FlashInfer, Route
+
+GB10 = Device(name="NVIDIA GB10", capability=(12, 1), memory_gib=120)
+PRO = Device(name="RTX PRO 6000", capability=(12, 0), memory_gib=95)
+H100 = Device(name="H100", capability=(9, 0), memory_gib=80)
+KERNELS = FlashInfer(version="0.7.2", kernels=True, hangs=False)
+
+
+def facts(**changes: Any) -> Facts:
+    """A healthy GB10 with v0.33.0, but for what is given."""
+    healthy: dict[str, Any] = {
+        "devices": (GB10,),
+        "is_cuda": True,
+        "driver": "580.1",
+        "versions": {
+            "vllm": "0.33.0+sm12x.1",
+            "torch": "2.14.0",
+            "triton": "3.9.0",
+            "flashinfer-python": "0.7.2",
+        },
+        "flashinfer": KERNELS,
+        "extensions": (Extension(name="_C.abi3.so", sass=("90a", "120"), ptx=()),),
+        "examined": True,
+        "knobs": (),
+        "unknown_knobs": (),
+    }
+    return Facts(**(healthy | changes))
+
+
+def versions(**changes: str | None) -> dict[str, str | None]:
+    return facts().versions | changes
+
+
+def advice_for(found: Facts, forced: bool | None = None) -> str:
+    device = found.devices[0] if found.devices else None
+    return "\n".join(advise(found, choices(found, device, forced)))
+
+
+@pytest.mark.parametrize(
+    ("sass", "ptx", "capability", "verdict"),
+    [
+        (("120",), (), (12, 0), Verdict.NATIVE),
+        (("120",), (), (12, 1), Verdict.SAME_MAJOR),
+        (("120f",), (), (12, 1), Verdict.SAME_MAJOR),
+        (("120a",), (), (12, 0), Verdict.NATIVE),
+        (("120a",), (), (12, 1), Verdict.NO_CODE),
+        (("121a",), (), (12, 1), Verdict.NATIVE),
+        (("121",), (), (12, 0), Verdict.NO_CODE),
+        (("90", "100"), (), (12, 0), Verdict.NO_CODE),
+        (("80", "90a"), ("80",), (12, 1), Verdict.PTX),
+        (("80",), ("90a",), (12, 1), Verdict.NO_CODE),
+        ((), ("121",), (12, 0), Verdict.NO_CODE),
+        ((), (), (12, 0), Verdict.NO_GPU_CODE),
+        (None, None, (12, 0), Verdict.UNKNOWN),
+        (("80", "120"), (), (9, 0), Verdict.NO_CODE),
+        (("80",), (), (8, 9), Verdict.SAME_MAJOR),
+    ],
+)
+def test_an_extension_is_judged_by_cudas_rules(
+    sass: tuple[str, ...] | None,
+    ptx: tuple[str, ...] | None,
+    capability: tuple[int, int],
+    verdict: Verdict,
+) -> None:
+    assert Extension(name="x.so", sass=sass, ptx=ptx).verdict(capability) is verdict
+
+
+TOOL = """#!/bin/sh
+case "$1 $2" in
+  *empty.so) echo "cuobjdump info    : File '$2' does not contain device code"; exit 255 ;;
+  *broken.so) echo "cuobjdump fatal   : Invalid fatbin header" >&2; exit 1 ;;
+  --list-elf*) echo "ELF file    1: moe.1.sm_120.cubin"; echo "ELF file    2: moe.2.sm_90a.cubin"
+               echo "ELF file    3: moe.3.sm_90a.cubin" ;;
+  --list-ptx*) echo "PTX file    1: moe.1.sm_80.ptx" ;;
+esac
+"""
+
+
+def test_extensions_are_listed_with_what_the_tool_says(tmp_path: Path) -> None:
+    tool = tmp_path / "cuobjdump"
+    tool.write_text(TOOL, encoding="utf-8")
+    tool.chmod(0o755)
+    package = tmp_path / "vllm"
+    for name in ("_moe_C.abi3.so", "empty.so", "broken.so", "third/_C.so"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    found = {extension.name: extension for extension in binaries.examine(package, tool)}
+    moe = Extension(name="_moe_C.abi3.so", sass=("90a", "120"), ptx=("80",))
+    assert found["_moe_C.abi3.so"] == moe
+    assert found["third/_C.so"].sass == ("90a", "120")
+    assert (found["empty.so"].sass, found["empty.so"].ptx) == ((), ())
+    assert (found["broken.so"].sass, found["broken.so"].ptx) == (None, None)
+    without = binaries.examine(package, None)
+    assert {extension.verdict((12, 0)) for extension in without} == {Verdict.UNKNOWN}
+    missing = binaries.examine(package, tmp_path / "no such tool")
+    assert {extension.verdict((12, 0)) for extension in missing} == {Verdict.UNKNOWN}
+
+
+def test_the_tool_is_looked_for_on_the_path_and_then_in_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert binaries.find_cuobjdump([tmp_path]) is None
+    packaged = tmp_path / "nvidia" / "cu13" / "bin" / "cuobjdump"
+    packaged.parent.mkdir(parents=True)
+    packaged.touch()
+    assert binaries.find_cuobjdump([tmp_path]) == packaged
+    monkeypatch.setattr(shutil, "which", lambda name: f"/some/{name}")
+    assert binaries.find_cuobjdump([tmp_path]) == Path("/some/cuobjdump")
+
+
+def test_nothing_is_to_change_on_a_healthy_machine() -> None:
+    assert advice_for(facts()) == ""
+    text = report(facts(), choices(facts(), GB10, None), ())
+    for part in ("NVIDIA GB10, capability 12.1", "driver 580.1", "triton 3.9.0", "sm_120"):
+        assert part in text
+    assert text.endswith("To change\n  nothing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"versions": versions(triton="3.6.0")}, "Triton 3.6.0"),
+        ({"versions": versions(triton="3.7.1")}, "sm_121"),
+        ({"unknown_knobs": ("VLLM_SM12X_PREFECTH",)}, "VLLM_SM12X_PREFECTH"),
+        ({"extensions": (Extension(name="_C.so", sass=("90",), ptx=("80",)),)}, "Build _C.so"),
+        ({"extensions": (Extension(name="_C.so", sass=("90",), ptx=()),)}, "no code"),
+        (
+            {"knobs": (Knob(name="X", value=1, origin="", problem="Ignoring X='a': no."),)},
+            "Ignoring X='a'",
+        ),
+    ],
+)
+def test_each_trouble_has_its_advice(changes: dict[str, Any], expected: str) -> None:
+    assert expected in advice_for(facts(**changes))
+
+
+@pytest.mark.parametrize("device", [PRO, H100])
+def test_tritons_trap_is_about_sm121_alone(device: Device) -> None:
+    found = facts(devices=(device,), versions=versions(triton="3.6.0"))
+    assert "Triton" not in advice_for(found)
+
+
+def test_a_flashinfer_that_can_hang_is_advised_against_where_it_is_used() -> None:
+    found = facts(flashinfer=FlashInfer(version="0.6.16", kernels=True, hangs=True))
+    assert "0.6.18" not in advice_for(found)
+    assert "0.6.18" in advice_for(found, forced=False)
+
+
+def test_paths_are_those_that_support_decides() -> None:
+    newest = choices(facts(), GB10, None)
+    assert [c.path for c in newest.values()] == [Route.UPSTREAM, Route.UPSTREAM, Route.TRITON]
+    old = facts(
+        versions=versions(vllm="0.20.2"),
+        flashinfer=FlashInfer(version="0.6.8", kernels=False, hangs=False),
+    )
+    assert {c.path for c in choices(old, GB10, None).values()} == {Route.TRITON}
+    assert {c.path for c in choices(old, GB10, False).values()} == {Route.NONE}
+    assert "Nothing can serve DeepSeek V4" in advice_for(old, forced=False)
+    assert {c.path for c in choices(facts(), H100, True).values()} == {Route.UPSTREAM}
+    assert choices(facts(versions=versions(vllm=None)), GB10, None) == {}
+
+
+def test_every_knob_is_read_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("VLLM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE", "64")
+    monkeypatch.setenv("VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION", "0")
+    monkeypatch.setenv("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE", "7")
+    monkeypatch.setenv("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK", "16")
+    found = {knob.name: knob for knob in doctor.read_knobs()}
+    assert set(found) == {v.name for v in envs.VARIABLES + envs.CHANGED}
+    query = found["VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE"]
+    assert (query.value, query.origin, query.problem) == (64, "environment", "")
+    path = found["VLLM_TRITON_MLA_SPARSE"]
+    assert path.value is False and "VLLM_SM120_REFERENCE" in path.origin
+    block = found["VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE"]
+    assert (block.value, "invalid" in block.origin) == ("automatic", True)
+    assert "'7'" in block.problem
+    assert found["VLLM_SM12X_PREFETCH"].origin == "default"
+    assert doctor.unknown_knobs() == ("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK",)
+
+
+def test_a_report_says_what_was_not_examined() -> None:
+    extension = Extension(name="_C.so", sass=None, ptx=None)
+    found = facts(extensions=(extension,), examined=False)
+    text = report(found, choices(found, GB10, None), ())
+    assert "no cuobjdump here" in text and "_C.so: not examined" in text
+    assert "_C.so" not in advice_for(found)
+
+
+def run_module(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_TRITON")}
+    env |= {"PYTHONPATH": str(Path(doctor.__file__).parents[2]), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "vllm.sm12x.doctor", *arguments]
+    return subprocess.run(command, env=env | environment, capture_output=True, text=True)
+
+
+def test_without_a_gpu_it_says_so_and_exits_0() -> None:
+    done = run_module()
+    assert done.returncode == 0, done.stderr
+    assert "no device of capability 12.x" in done.stdout
+    for part in ("Versions", "Extensions", "VLLM_SM12X_PREFETCH = auto (default)", "To change"):
+        assert part in done.stdout
+
+
+def test_json_is_one_document_with_everything_in_it() -> None:
+    done = run_module("--json", VLLM_TRITON_MLA_SPARSE="maybe")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1 and document["devices"] == []
+    assert {field.name for field in dataclasses.fields(Facts)} < set(document)
+    assert bool(document["paths"]) == (document["versions"]["vllm"] is not None)
+    assert any("VLLM_TRITON_MLA_SPARSE='maybe'" in advice for advice in document["advice"])
