@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..support import Cache, graphs_allowed
+from ..support import Cache, describe_once, graphs_allowed
 from .deepseek_v4 import OURS
 from .route import choose, has_own_path, read_model
 
@@ -26,6 +26,8 @@ def adjust(vllm_config: Any) -> None:
 
     # FlashInfer isn't imported for a closer look: that would start CUDA in a process that forks.
     choice = choose(model, vllm_config.attention_config.backend, OURS, served=has_flashinfer())
+    if model.layout is Cache.V4 and not has_own_path():
+        describe_once(choice, logger)  # elsewhere the layers do, as they choose
     if not choice.triton:
         return
     speculative = vllm_config.speculative_config is not None
