@@ -91,7 +91,7 @@ def time_call(call: Callable[[], object], device: torch.device) -> float:
         end.synchronize()
         if repeat >= WARM_UPS:
             times.append(1000 * start.elapsed_time(end))
-    return statistics.median(times)
+    return float(statistics.median(times))
 
 
 def peak_bandwidth(name: str, memory_clock_khz: int, bus_bits: int) -> float | None:

@@ -113,7 +113,10 @@ def _store(out_ptr, acc, inverse, mask, BLOCK_H: tl.constexpr):
         tl.store(out_ptr + 128 * i + columns, x, mask=mask)
 
 
-@triton.jit(do_not_specialize=VARYING)
+# Nor may a slice of the lengths compile another kernel.
+@triton.jit(
+    do_not_specialize=VARYING, do_not_specialize_on_alignment=["length_ptr", "extra_length_ptr"]
+)
 def decode_v32_kernel(
     q_ptr, sink_ptr, out_ptr, lse_ptr, partial_ptr, partial_lse_ptr,
     cache_ptr, index_ptr, length_ptr, page_stride, slots, width, index_stride,

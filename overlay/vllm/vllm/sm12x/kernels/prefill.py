@@ -21,7 +21,8 @@ def _chunks(row_ptr, mask, CHUNKS: tl.constexpr):
     return chunks
 
 
-@triton.jit(do_not_specialize=VARYING)
+# Nor may a slice of the lengths compile another kernel.
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=["length_ptr"])
 def prefill_kernel(
     q_ptr, kv_ptr, index_ptr, length_ptr, sink_ptr, out_ptr, max_ptr, lse_ptr,
     q_row_stride, q_head_stride, kv_stride, keys, index_stride, width,
