@@ -168,6 +168,80 @@ def test_a_v4_layer_decodes_its_window_and_its_compressed_states(
     check(out, expected)
 
 
+def slots_of(local: Any, requests: Any, table: Any, block_size: int, valid: Any) -> Any:
+    """What upstream's Triton kernel computes: each place's slot, and how many of a row count."""
+    pages = table[requests.long()[:, None], local.clamp(min=0) // block_size]
+    slots = (pages * block_size + local % block_size).masked_fill(local < 0, -1)
+    return slots, ((local >= 0).sum(dim=1) * valid).int()
+
+
+def test_a_v4_layer_attends_from_a_prompt_without_gathering_its_keys(
+    base: Version, functions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    import vllm.forward_context
+    from vllm.sm12x.layouts import V4
+    from vllm.sm12x.mla import deepseek_v4
+    from vllm.sm12x.reference import decode
+    from vllm.sm12x.scope import Scope
+
+    if base < Version("0.24"):
+        pytest.skip("this release's class has no such metadata")
+    module = v4_module(base)
+    monkeypatch.setattr(module, "compute_global_topk_indices_and_lens", slots_of)
+    monkeypatch.setattr(deepseek_v4, "PASS_ROWS", 2)
+    window, states = filled(V4, 2, 64), filled(V4, 40, 2)
+    decoded, rows = 1, 3
+    q = noise(decoded + rows, HEADS, 512)
+    out = torch.zeros_like(q)
+    near = torch.randint(0, 120, (rows, 1, 64), dtype=torch.int32)
+    lengths = torch.tensor([64, 9, 1], dtype=torch.int32)
+    far = torch.arange(64, dtype=torch.int32).repeat(rows, 1)
+    far[1, 20:], far[2, 0:] = -1, -1
+    table = torch.randperm(36, dtype=torch.int32).view(1, -1).repeat(2, 1)
+    sink = noise(HEADS).float()
+    metadata = {
+        "layer": SimpleNamespace(block_size=256, block_table=table, c128a_prefill_topk_indices=far),
+        "window": SimpleNamespace(
+            num_decodes=0,
+            num_prefills=1,
+            num_decode_tokens=decoded,
+            num_prefill_tokens=rows,
+            prefill_swa_indices=near,
+            prefill_swa_lens=lengths,
+            token_to_req_indices=torch.tensor([0, 1, 1, 1], dtype=torch.int32),
+            is_valid_token=torch.ones(decoded + rows, dtype=torch.bool),
+        ),
+    }
+    context = SimpleNamespace(attn_metadata=metadata)
+    monkeypatch.setattr(module, "get_forward_context", lambda: context)
+    monkeypatch.setattr(vllm.forward_context, "get_forward_context", lambda: context)
+    attention = deepseek_v4.portable(module.DeepseekV4FlashMLAAttention)
+    made: Any = object.__new__(attention)
+    torch.nn.Module.__init__(made)
+    swa_layer = SimpleNamespace(kv_cache=window, prefix="window")
+    vars(made).update(
+        compress_ratio=128, scale=SCALE, attn_sink=sink, swa_cache_layer=swa_layer,
+        kv_cache=states, prefix="layer", topk_indices_buffer=None,
+    )  # fmt: skip
+    positions = torch.arange(decoded + rows)
+    made.forward_mqa(q, None, positions, out)
+    assert not out[:decoded].any()
+    slots, counts = slots_of(far, torch.ones(rows), table, 2, torch.ones(rows))
+    scopes = [
+        Scope(cache=window, indices=near[:, 0], lengths=lengths),
+        Scope(cache=states, indices=slots, lengths=counts),
+    ]
+    expected = decode.sparse_decode(
+        q[decoded:], scopes, scale=SCALE, sink=sink, dtype=torch.float64
+    )
+    check(out[decoded:], expected[0])
+    # A dry run reserves nothing: there is no workspace manager to ask here.
+    context.attn_metadata = None
+    made.forward_mqa(q, None, positions, out)
+    assert not out.any()
+
+
 def decode_layer(
     base: Version, module: Any, layer: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
@@ -185,7 +259,7 @@ def decode_layer(
             from vllm.sm12x.mla.deepseek_v4 import portable
 
             attention = portable(attention)
-        made = attention.__new__(attention)
+        made = object.__new__(attention)
         torch.nn.Module.__init__(made)
         vars(made).update(layer)
         made._forward_decode(**arguments)

@@ -167,6 +167,35 @@ def test_heads_are_not_padded(attention: Callable[..., type[Any]]) -> None:
     assert [chosen.get_padded_num_q_heads(heads) for heads in (8, 16, 24, 128)] == [8, 16, 24, 128]
 
 
+def test_the_backend_is_upstreams_but_for_its_builder(
+    attention: Callable[..., type[Any]], module: ModuleType
+) -> None:
+    backend, upstream = attention(SM120).backend_cls, getattr(module, FLASHMLA).backend_cls
+    assert issubclass(backend, upstream)
+    assert backend.get_name() == upstream.get_name()
+    assert issubclass(backend.get_builder_cls(), upstream.get_builder_cls())
+
+
+def test_builders_compile_the_kernels_of_a_model_once(
+    base: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.sm12x.mla import ready
+
+    compiled: list[Any] = []
+    monkeypatch.setattr(ready, "_ready", set())
+    monkeypatch.setattr(ready, "warm_up", lambda shape, device: compiled.append((shape, device)))
+
+    class Upstream:
+        def __init__(self, vllm_config: Any, device: str) -> None:
+            self.vllm_config, self.device = vllm_config, device
+
+    builder = ready.compiling(Upstream)
+    for _ in range(2):
+        assert isinstance(builder(devices.model(), "cuda:1"), Upstream)
+    builder(SimpleNamespace(model_config=None), "cuda:1")
+    assert [(shape.heads, device) for shape, device in compiled] == [(64, "cuda:1")]
+
+
 def test_every_kind_of_layer_gets_its_plan(attention: Callable[..., type[Any]]) -> None:
     from vllm.sm12x.mla.deepseek_v4 import add_plans
     from vllm.sm12x.ops.flash_mla import FlashMLASchedMeta

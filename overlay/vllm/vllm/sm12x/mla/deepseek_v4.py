@@ -8,7 +8,7 @@ import importlib
 import logging
 from typing import Any
 
-from ..ops.flash_mla import get_mla_metadata
+from ..ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 from ..support import describe_once
 from .ready import compiling
 from .route import choose, read_model
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 OURS = ("FLASHMLA_SPARSE", "FLASHMLA_SPARSE_DSV4", "FLASHMLA_SPARSE_DSV41")
 PLAN = "tile_sched_"
+# Rows of a prompt that get their slots at a time: 32 MB of them with 1 M tokens of context.
+PASS_ROWS = 1024
 
 
 def attention_class(vllm_config: Any, flashmla: type[Any]) -> type[Any] | None:
@@ -56,9 +58,10 @@ _portable: dict[type[Any], type[Any]] = {}
 
 
 def portable(flashmla: type[Any]) -> type[Any]:
-    """Return upstream's FlashMLA attention class with compiled kernels, without padded heads.
+    """Return upstream's FlashMLA attention class as it runs on SM12x.
 
-    Every layer gets the same class.
+    Its kernels are compiled at start, its heads are not padded, and a prompt's keys are read where
+    they are instead of being gathered in bfloat16. Every layer gets the same class.
     """
     if flashmla in _portable:
         return _portable[flashmla]
@@ -78,13 +81,82 @@ def portable(flashmla: type[Any]) -> type[Any]:
         def get_padded_num_q_heads(cls, num_heads: int) -> int:
             return num_heads
 
+        def forward_mqa(self, q: Any, kv: Any, positions: Any, output: Any) -> None:
+            from vllm.forward_context import get_forward_context
+
+            if get_forward_context().attn_metadata is None:
+                output.zero_()  # upstream reserves a workspace for the longest context here
+            else:
+                super().forward_mqa(q, kv, positions, output)
+
         def _forward_decode(self, *args: Any, **kwargs: Any) -> None:
             add_plans(kwargs["swa_metadata"])
             super()._forward_decode(*args, **kwargs)
 
+        def _forward_prefill(self, **kwargs: Any) -> None:
+            prefill(self, importlib.import_module(flashmla.__module__), **kwargs)
+
     for made, after in ((Backend, upstream), (Attention, flashmla)):
         made.__name__ = made.__qualname__ = f"Triton{after.__name__}"
     return _portable.setdefault(flashmla, Attention)
+
+
+def prefill(
+    layer: Any,
+    upstream: Any,
+    *,
+    q: Any,
+    compressed_k_cache: Any,
+    swa_k_cache: Any,
+    output: Any,
+    attn_metadata: Any,
+    swa_metadata: Any,
+    **_unused: Any,
+) -> None:
+    """Attend from the tokens of prompts: each is a row over the packed caches, as in decode.
+
+    The metadata has every token's window, which vLLM makes for FlashInfer on SM12x. `upstream` is
+    the module with the function that turns a request's places into slots.
+    """
+    first, windows = swa_metadata.num_decode_tokens, swa_metadata.prefill_swa_indices
+    local = block_size = None
+    if compressed_k_cache is not None:
+        block_size = attn_metadata.block_size // layer.compress_ratio
+        whole = layer.compress_ratio == 128
+        local = attn_metadata.c128a_prefill_topk_indices if whole else layer.topk_indices_buffer
+        local = local if whole else local[first:]
+    for start in range(0, len(windows), PASS_ROWS):
+        rows = slice(start, min(start + PASS_ROWS, len(windows)))
+        extra: dict[str, Any] = {}
+        if local is not None:
+            tokens = slice(first + rows.start, first + rows.stop)
+            slots, lengths = upstream.compute_global_topk_indices_and_lens(
+                local[rows],
+                swa_metadata.token_to_req_indices[tokens],
+                attn_metadata.block_table,
+                block_size,
+                swa_metadata.is_valid_token[tokens],
+            )
+            extra = {
+                "extra_k_cache": compressed_k_cache.unsqueeze(-2),
+                "extra_indices_in_kvcache": slots.unsqueeze(1),
+                "extra_topk_length": lengths,
+            }
+        flash_mla_with_kvcache(
+            q=q[rows].unsqueeze(1),
+            k_cache=swa_k_cache.unsqueeze(-2),
+            block_table=None,
+            cache_seqlens=None,
+            head_dim_v=q.shape[-1],
+            tile_scheduler_metadata=None,
+            softmax_scale=layer.scale,
+            is_fp8_kvcache=True,
+            indices=windows[rows].view(rows.stop - rows.start, 1, -1),
+            topk_length=swa_metadata.prefill_swa_lens[rows],
+            attn_sink=layer.attn_sink,
+            out=output[rows].unsqueeze(1),
+            **extra,
+        )
 
 
 def add_plans(metadata: Any) -> None:
