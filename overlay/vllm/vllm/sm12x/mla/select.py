@@ -25,8 +25,8 @@ def sparse_backend(selected: Any, config: Any) -> str | None:
     layer = config._asdict() | {"device_capability": current_platform.get_device_capability()}
     served = has_own_path() and _flashinfer_serves(model, layer)
     choice = choose(model, selected, ("FLASHMLA_SPARSE",), served=served)
-    describe_once(choice, logger)
     if not choice.triton:
+        describe_once(choice, logger)
         return None
     from .backend import SparseBackend
 
@@ -34,6 +34,7 @@ def sparse_backend(selected: Any, config: Any) -> str | None:
     if objections:
         logger.warning("The Triton path doesn't take this layer: %s.", ", ".join(objections))
         return None
+    describe_once(choice, logger)
     return f"{SparseBackend.__module__}.{SparseBackend.__qualname__}"
 
 
