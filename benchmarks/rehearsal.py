@@ -4,7 +4,8 @@
 python benchmarks/rehearsal.py [--from v0.20.2]; works on a copy, takes minutes. Where a rebase
 stops, the committed series plays the person: its patch for that release is what they would have
 made of the conflict, and its header says where they would have seen that upstream has the topic.
-It ends with 1 if the series it arrives at makes another tree than the committed one.
+It ends with 1 if the series it arrives at makes another tree than the committed patches of the
+same topics.
 """
 
 from __future__ import annotations
@@ -53,26 +54,55 @@ class Row:
     same: bool = False
 
 
-def begin(copy: Path, origin: str) -> None:
-    """A checkout whose series is what applies on one release, for that release alone."""
+def begin(copy: Path, reference: Path, origin: str) -> None:
+    """A checkout whose series is what applies on one release, for that release alone.
+
+    `reference` has the committed patches of the same topics: what a person would arrive at.
+    """
+    rows = build(ROOT, "plan", "--base", origin)["patches"]
+    topics = {row["topic"] for row in rows}
+    for folder in (copy, reference):
+        check_out(folder)
+        keep(folder, [p for p in patches_of(folder) if topic_of(folder, p) in topics])
+    fresh_store(copy)
+    (reference / "cache").symlink_to(copy / "cache")
+    kept = [row["path"] for row in rows]
+    keep(copy, kept)
+    for name in kept:
+        path = copy / "patches" / name
+        text = LATER.sub("", path.read_bytes().decode())
+        text = re.sub(r"^Bases: .*$", f"Bases: =={origin[1:]}", text, count=1, flags=re.MULTILINE)
+        path.write_bytes(text.encode())
+
+
+def check_out(folder: Path) -> None:
+    folder.mkdir()
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split("\0")[:-1]
     for name in files:
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, copy / name)
-    (copy / ".venv").symlink_to(ROOT / ".venv")
-    fresh_store(copy)
-    kept = [row["path"] for row in build(ROOT, "plan", "--base", origin)["patches"]]
-    for path in (copy / "patches").rglob("*.patch"):
-        name = path.relative_to(copy / "patches").as_posix()
-        if name not in kept:
-            path.unlink()
-            continue
-        text = LATER.sub("", path.read_bytes().decode())
-        text = re.sub(r"^Bases: .*$", f"Bases: =={origin[1:]}", text, count=1, flags=re.MULTILINE)
-        path.write_bytes(text.encode())
-    (copy / "series.txt").write_text("".join(f"{name}\n" for name in kept), encoding="utf-8")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(ROOT / ".venv")
+
+
+def patches_of(root: Path) -> list[str]:
+    """The patches of series.txt, in its order."""
+    lines = (root / "series.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def topic_of(root: Path, name: str) -> str:
+    found = re.search(r"(?m)^Topic: (.*)$", (root / "patches" / name).read_bytes().decode())
+    assert found is not None
+    return found[1]
+
+
+def keep(root: Path, names: list[str]) -> None:
+    """Leave these patches in the series and no others."""
+    for name in set(patches_of(root)) - set(names):
+        (root / "patches" / name).unlink()
+    (root / "series.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def fresh_store(copy: Path) -> None:
@@ -96,9 +126,9 @@ def pin(copy: Path, tags: list[str]) -> None:
     (copy / "bases.toml").write_text(text, encoding="utf-8")
 
 
-def step(copy: Path, origin: str, onto: str) -> Row:
+def step(copy: Path, reference: Path, origin: str, onto: str) -> Row:
     """Rebase onto one release, and give the answers that the committed series holds."""
-    wanted = {row["topic"]: row for row in build(ROOT, "plan", "--base", onto)["topics"]}
+    wanted = {row["topic"]: row for row in build(reference, "plan", "--base", onto)["topics"]}
     row = Row(base=onto)
     done = build(copy, "rebase", "--onto", onto, "--from", origin, expect=(0, 4))
     while done["state"] == "stopped":
@@ -111,7 +141,7 @@ def step(copy: Path, origin: str, onto: str) -> Row:
             said = any(patch["patch"] in n and "taken it" in n for n in done["notes"])
             row.missed.append(patch["topic"] + (" (pointed out)" if said else ""))
             settle(copy, patch["topic"], onto, topic["state"])
-    row.same = tree(copy, onto) == tree(ROOT, onto)
+    row.same = tree(copy, onto) == tree(reference, onto)
     return row
 
 
@@ -202,14 +232,14 @@ def main() -> int:
     tags = [row["tag"] for row in build(ROOT, "bases")["bases"]]
     tags = tags[tags.index(options.origin) :]
     with tempfile.TemporaryDirectory(prefix="sm12x-rehearsal-") as name:
-        copy = Path(name)
-        begin(copy, options.origin)
+        copy, reference = Path(name) / "copy", Path(name) / "reference"
+        begin(copy, reference, options.origin)
         rows: list[Row] = []
         print(f"| release | {' | '.join(COLUMNS)} | stops | seen by a person only | same tree |")
         print("|---" * (len(COLUMNS) + 4) + "|")
         for origin, onto in pairwise(tags):
             pin(copy, tags[: tags.index(onto) + 1])
-            rows.append(step(copy, origin, onto))
+            rows.append(step(copy, reference, origin, onto))
             print_row(rows[-1])
     total = sum((row.hunks for row in rows), Counter[str]())
     print(json.dumps({"from": options.origin, "hunks": total, "releases": len(rows)}))
