@@ -45,10 +45,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def warn(line: str) -> None:
-    say(f"warning: {line}")
-
-
 class Progress:
     """A line that counts bytes: rewritten on a terminal, left out elsewhere."""
 

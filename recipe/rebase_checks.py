@@ -30,6 +30,7 @@ def check_alone(options: argparse.Namespace) -> None:
 
 
 def check_accepted(options: argparse.Namespace, patches: tuple[Patch, ...]) -> None:
+    """Each --accept names a patch or a topic of the series; ``patches/`` before it is dropped."""
     known = {name for patch in patches for name in (patch.path, patch.topic)}
     options.accept = [name.removeprefix("patches/") for name in options.accept]
     for name in options.accept:
