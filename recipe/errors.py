@@ -55,6 +55,12 @@ class ApplyError(RecipeError):
     exit_code = 4
 
 
+class CompileError(RecipeError):
+    """CMake or a compiler stopped."""
+
+    exit_code = 5
+
+
 class AuditError(RecipeError):
     """A wheel isn't what it says it is."""
 

@@ -8,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -67,6 +69,40 @@ def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str]
         stdout=sys.stderr,
         check=False,
     ).returncode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A finished command: seconds of the clock and of all processors, and the most memory that one
+    of its processes held, in bytes."""
+
+    status: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+
+
+def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Measured:
+    """As `show`, and what it took: the kernel sums it up for the command and all it started."""
+    say("+ " + shlex.join(args))
+    sys.stderr.flush()
+    start = time.monotonic()
+    process = subprocess.Popen(
+        args, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=sys.stderr
+    )
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.terminate()  # ninja stops its compilers and removes what they had half written
+        process.wait()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Measured(
+        status=process.returncode,
+        seconds=time.monotonic() - start,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss << 10,
+    )
 
 
 def feed(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

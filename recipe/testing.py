@@ -8,8 +8,6 @@ sees that set behind it. The test environment takes the base's own torch unless 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -26,17 +24,11 @@ from packaging.utils import canonicalize_name
 
 from recipe import run, scratch
 from recipe.config import Base, Project
+from recipe.environment import QUIET_PIP, Needs, dependencies, see_behind
 from recipe.errors import ConfigError, MachineError, TestsFailed, UsageError
 from recipe.git import Store
-from recipe.lock import hold
-from recipe.log import say
 from recipe.tree import Applied
 from recipe.wheel import dist_info
-
-READY = "ready.json"
-QUIET_PIP = ["--quiet", "--disable-pip-version-check", "--no-input"]
-# torch, transformers and what they bring, unpacked, with a CPU build of torch.
-ROOM_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +41,6 @@ class Outcome:
     torch: str = ""
     python: str = ""
     skipped_why: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What the test environment is made from; its hash names it in the cache."""
-
-    python: str
-    torch: str
-    requirements: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        text = json.dumps([self.python, self.torch, *self.requirements])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_wheel(
@@ -173,58 +151,11 @@ def wheel_requirements(wheel: Path) -> dict[str, str]:
     return found
 
 
-def dependencies(project: Project, interpreter: str, needs: Needs, *, offline: bool) -> Path:
-    """The cached environment with everything but vLLM; made if it isn't there."""
-    folder = project.cache / "envs" / needs.key
-    with hold(project.cache / "locks" / f"env-{needs.key}.lock", "the test environment"):
-        if (folder / READY).exists():
-            return folder
-        if offline:
-            raise MachineError(
-                "the test environment is not in the cache and --offline was given",
-                next="run once without --offline, or build without tests: --no-test",
-            )
-        run.check_disk(project.cache, ROOM_BYTES, "the test environment")
-        say(f"  making the test environment: torch {needs.torch}, Python {needs.python} (once)")
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        pip_install(folder, interpreter, needs)
-        text = json.dumps({"torch": needs.torch, "requirements": needs.requirements})
-        (folder / READY).write_text(text, encoding="utf-8")
-    return folder
-
-
-def pip_install(folder: Path, interpreter: str, needs: Needs) -> None:
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", *QUIET_PIP]
-    constraint = folder / "constraint.txt"
-    steps = [
-        [interpreter, "-m", "venv", str(folder)],
-        [*pip, f"torch=={needs.torch}"],
-        [*pip, "--constraint", str(constraint), *needs.requirements],
-    ]
-    for step in steps:
-        if step[0] != interpreter:
-            # Whatever a package asks for, the torch that was chosen stays.
-            constraint.write_text(f"torch=={needs.torch}\n", encoding="utf-8")
-        status = run.show(step, cwd=folder.parent, env={})
-        if status != 0:
-            if run.is_full(folder.parent):
-                raise run.disk_full(folder.parent, "the test environment could not be installed")
-            raise MachineError(
-                f"the test environment could not be installed: {step[0]} ended with {status}",
-                means="The wheel was not tested, so it was not put in its place.",
-                next="look at the lines above, or build without tests: --no-test",
-            )
-
-
 def fresh_environment(interpreter: str, folder: Path, shelf: Path, wheel: Path) -> Path:
     """A new environment with the wheel installed by pip and the shelf of dependencies behind."""
     try:
         run.output([interpreter, "-m", "venv", "--without-pip", str(folder)])
-        sites = {
-            root: next((root / "lib").glob("python*")) / "site-packages" for root in (folder, shelf)
-        }
-        (sites[folder] / "shelf.pth").write_text(f"{sites[shelf]}\n", encoding="utf-8")
+        see_behind(folder, shelf)
         python = folder / "bin" / "python"
         pip = [str(shelf / "bin" / "python"), "-m", "pip", "--python", str(python)]
         options = ["--no-deps", "--no-index", "--no-compile", "--force-reinstall"]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the components of a configured tree with ninja, and take what CMake would install."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe import jobs, run
+from recipe.compiler_cache import CompilerCache, Hits, hits
+from recipe.configure import Place, variables
+from recipe.errors import CompileError, MachineError
+from recipe.native_env import NativeEnv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """installed: the files of each component by their path in the wheel, as they lie on disk.
+
+    hits is None where no compiler cache was in use; jobs says how many ran at once and why.
+    """
+
+    installed: Mapping[str, Mapping[str, Path]]
+    jobs: str
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    hits: Hits | None
+
+
+def compile_components(
+    env: NativeEnv,
+    place: Place,
+    arch_list: str,
+    components: tuple[str, ...],
+    *,
+    asked_jobs: int | None,
+    cache: CompilerCache | None,
+    peaks: Path,
+    into: Path,
+) -> Compiled:
+    """Build the targets, then install each into its own folder below `into`."""
+    peak = jobs.peak_of(peaks, components)
+    count, why = jobs.choose_jobs(asked_jobs, jobs.processors(), jobs.free_memory(), peak)
+    environment = variables(env, place, arch_list) | (cache.variables if cache else {})
+    command = [env.tool("ninja"), "-C", str(place.build), f"-j{count}", *components]
+    killed = jobs.killed_for_memory()
+    took = run.measured(command, cwd=place.build, env=environment)
+    if took.status != 0:
+        raise failed(place, components, count, killed)
+    if took.peak_bytes and took.cpu_seconds > 60:  # a run from the cache says nothing of nvcc
+        jobs.remember_peak(peaks, components, took.peak_bytes)
+    return Compiled(
+        installed={name: install(env, place, name, into / name) for name in components},
+        jobs=why,
+        seconds=took.seconds,
+        cpu_seconds=took.cpu_seconds,
+        peak_bytes=took.peak_bytes,
+        hits=hits(cache) if cache else None,
+    )
+
+
+def install(env: NativeEnv, place: Place, name: str, folder: Path) -> dict[str, Path]:
+    """CMake's own installation of one component: what of it goes into a wheel, and where."""
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [env.tool("cmake"), "--install", str(place.build)]
+    try:
+        run.output([*command, "--prefix", str(folder), "--component", name])
+    except run.CommandFailed as error:
+        raise CompileError(
+            f"CMake can't install {name}: {error.stderr.strip()[-500:]}",
+            next="look at the component's install() lines in CMakeLists.txt",
+        ) from None
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    if not any(path.endswith(".so") for path in files):
+        raise CompileError(
+            f"{name} was built, but CMake installs no shared object for it",
+            next="look at the component's install() lines in CMakeLists.txt",
+        )
+    return files
+
+
+def failed(
+    place: Place, components: tuple[str, ...], count: int, killed_before: int
+) -> CompileError | MachineError:
+    """Why ninja stopped: no memory, no disk, or the sources."""
+    kept = "What was compiled is kept; the next run goes on from there."
+    if jobs.killed_for_memory() > killed_before:
+        return MachineError(
+            f"the kernel killed a compiler for lack of memory ({count} ran at once)",
+            means=kept,
+            next=f"the same command with --jobs {max(1, count // 2)}",
+        )
+    if run.is_full(place.build):
+        return run.disk_full(place.build, "a compile stopped")
+    return CompileError(
+        f"{', '.join(components)} doesn't compile",
+        means=f"The lines above say which source and why. {kept}",
+        next="mend the source's patch, or take upstream's binaries: --native none",
+    )

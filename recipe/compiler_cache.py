@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ccache in front of each compiler: what was compiled once isn't compiled again.
+
+An object's key must not depend on where a tree lies, or a second build tree of the same sources
+would miss: paths below the work folder are made relative, and the working directory is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe.errors import MachineError
+
+LIMIT = "20G"
+HITS = frozenset({"direct_cache_hit", "preprocessed_cache_hit"})
+MISSES = frozenset({"cache_miss"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompilerCache:
+    """tool: the launcher's path. variables: what it is told. log: a line per compile's result."""
+
+    tool: str
+    variables: dict[str, str]
+    log: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits:
+    hits: int
+    misses: int
+
+    def __str__(self) -> str:
+        whole = self.hits + self.misses
+        share = 100 * self.hits / whole if whole else 0
+        return f"{self.hits} of {whole} from the compiler's cache ({share:.0f} %)"
+
+
+def ccache(asked: str, cache: Path, work: Path) -> CompilerCache | None:
+    """ccache for compiles below `work`, unless `asked` is none or (auto) the machine lacks it."""
+    if asked == "none":
+        return None
+    tool = shutil.which("ccache")
+    if tool is None:
+        if asked == "auto":
+            return None
+        raise MachineError(
+            "ccache is not on the PATH",
+            next="apt-get install ccache   # or compile without: --compiler-cache none",
+        )
+    log = work / "ccache.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    variables = {
+        "CCACHE_BASEDIR": str(work),
+        "CCACHE_NOHASHDIR": "1",
+        # A toolkit from packages is laid out anew now and then; its programs stay the same.
+        "CCACHE_COMPILERCHECK": "content",
+        "CCACHE_STATSLOG": str(log),
+    }
+    if "CCACHE_DIR" not in os.environ:
+        variables |= {"CCACHE_DIR": str(cache / "ccache"), "CCACHE_MAXSIZE": LIMIT}
+    return CompilerCache(tool=tool, variables=variables, log=log)
+
+
+def hits(cache: CompilerCache) -> Hits:
+    """What this build found: each compile's result stands on a line of the log."""
+    try:
+        lines = cache.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return Hits(
+        hits=sum(line in HITS for line in lines), misses=sum(line in MISSES for line in lines)
+    )

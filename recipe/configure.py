@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run upstream's CMake on a tree and read what each component would be compiled from, and how.
+
+CMake is called as upstream's setup.py calls it. It writes generated sources into the tree, so the
+tree is one of our own. Nothing is fetched: every inner source is a folder that the caller names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe import run
+from recipe.errors import CompileError
+from recipe.includes import Closure
+from recipe.native_env import NativeEnv
+
+GENCODE = re.compile(r"code=(?:\[)?([a-z0-9_,]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One compile: its source and its command, with the places of this machine left out."""
+
+    source: str
+    command: str
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What nvcc makes code for: ``sm_120f``, ``compute_80``."""
+        found = [name for names in GENCODE.findall(self.command) for name in names.split(",")]
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A component as CMake configured it. files: sha256 of its sources and their headers, by path
+    (below ``tree/`` or an inner source's name). link: the link command."""
+
+    name: str
+    steps: tuple[Step, ...]
+    link: str
+    files: Mapping[str, str]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(target for step in self.steps for target in step.targets))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a configure happens. inner: the folder of each inner source, by the environment
+    variable that upstream's CMake takes it from. launcher: what starts each compiler."""
+
+    tree: Path
+    build: Path
+    inner: Mapping[str, Path]
+    launcher: str | None = None
+
+
+def configure(env: NativeEnv, place: Place, arch_list: str) -> None:
+    """Write `place.build`; CompileError with CMake's last lines if it stops."""
+    place.build.mkdir(parents=True, exist_ok=True)
+    command = [env.tool("cmake"), "-S", str(place.tree), "-B", str(place.build), "-G", "Ninja"]
+    command += [f"-D{name}={value}" for name, value in cache_entries(env, place).items()]
+    try:
+        said = run.output(command, cwd=place.build, env=variables(env, place, arch_list))
+    except run.CommandFailed as error:
+        raise stopped(error, place) from None
+    (place.build / "configure.log").write_bytes(said)
+
+
+def cache_entries(env: NativeEnv, place: Place) -> dict[str, str]:
+    entries = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+        "CMAKE_MAKE_PROGRAM": env.tool("ninja"),
+        "CMAKE_CUDA_COMPILER": str(env.toolkit.nvcc),
+        "VLLM_TARGET_DEVICE": "cuda",
+        "VLLM_PYTHON_EXECUTABLE": env.tool("python"),
+        "VLLM_PYTHON_PATH": ":".join(map(str, env.sites)),
+        "NVCC_THREADS": "1",
+        "FETCHCONTENT_BASE_DIR": str(place.build / "deps"),
+        # What isn't named as a folder must not come from the network.
+        "FETCHCONTENT_FULLY_DISCONNECTED": "ON",
+        # CMake's own default is the machine's library folder, which a wheel never sees.
+        "CMAKE_SKIP_RPATH": "OFF",
+    }
+    if place.launcher:
+        for language in ("C", "CXX", "CUDA"):
+            entries[f"CMAKE_{language}_COMPILER_LAUNCHER"] = place.launcher
+    return entries
+
+
+def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str]:
+    """The environment of CMake and of the compilers."""
+    path = [str(env.folder / "bin"), str(env.toolkit.root / "bin"), os.environ.get("PATH", "")]
+    return {
+        "PATH": os.pathsep.join(path),
+        "CUDA_HOME": str(env.toolkit.root),
+        "TORCH_CUDA_ARCH_LIST": arch_list,
+        # A caller's flags would be in our objects and not in our keys.
+        **dict.fromkeys(("CFLAGS", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS", "CMAKE_ARGS"), ""),
+        **dict.fromkeys(("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "PYTHONPATH"), ""),
+        **{name: str(folder) for name, folder in place.inner.items()},
+    }
+
+
+def read_builds(env: NativeEnv, place: Place) -> dict[str, Build]:
+    """Every component of a configured tree, by name."""
+    roots = {str(place.build): "build", str(place.tree): "tree"}
+    roots.update({str(folder): name for name, folder in place.inner.items()})
+    shorten = Shorten(roots, place, env)
+    text = (place.build / "compile_commands.json").read_text(encoding="utf-8")
+    steps: dict[str, list[Step]] = {}
+    sources: dict[str, list[tuple[Path, str]]] = {}
+    for entry in json.loads(text):
+        name = component_of(entry["output"])
+        source = Path(entry["file"])
+        steps.setdefault(name, []).append(
+            Step(source=shorten(str(source)), command=shorten(entry["command"]))
+        )
+        sources.setdefault(name, []).append((source, entry["command"]))
+    closure = Closure([Path(root) for root in roots])
+    return {
+        name: Build(
+            name=name,
+            steps=tuple(sorted(found, key=lambda step: step.source)),
+            link=shorten(link_command(env, place, name)),
+            files={
+                shorten(str(path)): digest
+                for source, command in sources[name]
+                for path, digest in closure.of(source, include_dirs(command)).items()
+            },
+        )
+        for name, found in sorted(steps.items())
+    }
+
+
+def component_of(output: str) -> str:
+    """The CMake target of an object file such as ``CMakeFiles/_C.dir/csrc/x.cu.o``."""
+    match = re.search(r"CMakeFiles/([^/]+)\.dir/", output)
+    assert match is not None, output
+    return match[1]
+
+
+def link_command(env: NativeEnv, place: Place, name: str) -> str:
+    """The last command that ninja would run for a component."""
+    said = run.output([env.tool("ninja"), "-C", str(place.build), "-t", "commands", name])
+    lines = said.decode().splitlines()
+    return lines[-1] if lines else ""
+
+
+def include_dirs(command: str) -> tuple[Path, ...]:
+    """The folders after -I and -isystem, in order."""
+    words = shlex.split(command)
+    found = []
+    for index, word in enumerate(words):
+        if word in ("-I", "-isystem") and index + 1 < len(words):
+            found.append(words[index + 1])
+        elif word.startswith("-I") and len(word) > 2:
+            found.append(word[2:])
+        elif word.startswith(("-isystem=", "--include-path=")):
+            found.append(word.partition("=")[2])
+    return tuple(Path(path.strip('"')) for path in dict.fromkeys(found))
+
+
+class Shorten:
+    """Replaces this machine's folders in a text by names, and drops the launcher."""
+
+    def __init__(self, roots: Mapping[str, str], place: Place, env: NativeEnv) -> None:
+        known = {
+            **roots,
+            str(env.toolkit.root): "cuda",
+            **{str(site): "packages" for site in env.sites},
+            str(env.folder): "tools",
+            str(env.interpreter_home): "python",
+        }
+        self.drop = f"{place.launcher} " if place.launcher else ""
+        # The longest first: a build folder may lie inside of another.
+        self.known = sorted(known.items(), key=lambda item: -len(item[0]))
+
+    def __call__(self, text: str) -> str:
+        if self.drop:
+            text = text.replace(self.drop, "")
+        for folder, name in self.known:
+            text = text.replace(folder, name)
+        return text
+
+
+def stopped(error: run.CommandFailed, place: Place) -> CompileError:
+    (place.build / "configure.log").write_bytes(error.stdout + error.stderr.encode())
+    lines = [line for line in error.stderr.splitlines() if line.strip()]
+    first = next((i for i, line in enumerate(lines) if line.startswith("CMake Error")), 0)
+    return CompileError(
+        f"CMake stops on {place.tree}: " + " ".join(" ".join(lines[first : first + 4]).split()),
+        means=f"Nothing was compiled; all it said is in {place.build / 'configure.log'}.",
+        next="mend the tree or the sources named there, or take upstream's binaries: --native none",
+    )
+

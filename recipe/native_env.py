@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What compiles a base: its own torch, a CUDA toolkit of torch's version, CMake and ninja.
+
+Nothing here is the machine's but the C++ compiler and, where it fits, its CUDA toolkit. torch is
+taken from an environment that is in the cache already, if there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+from packaging.version import Version
+
+from recipe import run, toolkit
+from recipe.config import Base, Project
+from recipe.environment import (
+    QUIET_PIP,
+    READY,
+    Needs,
+    Purpose,
+    dependencies,
+    kept,
+    see_behind,
+    site_packages,
+    step,
+)
+from recipe.errors import MachineError
+
+COMPILE = Purpose(
+    name="the build environment",
+    without="Nothing was compiled.",
+    instead="take upstream's binaries: --native none",
+)
+# CUDA's compiler and headers as packages, and a copy of its programs.
+TOOLS_BYTES = 1 << 30
+LOCK = "requirements/native.lock"
+# vLLM's CMake asks for C++17, its newer releases for C++20.
+OLDEST_GCC = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeEnv:
+    """folder: CMake, ninja and what else the build calls. shelf: the environment with torch.
+
+    python: major.minor. compiler: the C++ compiler's own words for itself.
+    """
+
+    folder: Path
+    shelf: Path
+    python: str
+    torch: str
+    toolkit: toolkit.Toolkit
+    compiler: str
+
+    @property
+    def sites(self) -> tuple[Path, Path]:
+        """Where packages lie, the build's own first."""
+        return site_packages(self.folder), site_packages(self.shelf)
+
+    @property
+    def torch_libraries(self) -> Path:
+        return self.sites[1] / "torch" / "lib"
+
+    @property
+    def interpreter_home(self) -> Path:
+        """Where the Python that the environment was made with lies, with its headers."""
+        text = (self.folder / "pyvenv.cfg").read_text(encoding="utf-8")
+        settings = dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+        return Path(settings["home"]).parent
+
+    def tool(self, name: str) -> str:
+        return str(self.folder / "bin" / name)
+
+    @property
+    def identity(self) -> str:
+        """What of it decides the bytes of an object: versions, not places."""
+        parts = [self.python, self.torch, self.toolkit.version, self.compiler]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def native_env(
+    project: Project, base: Base, interpreter: str, python: str, *, offline: bool
+) -> NativeEnv:
+    """The build environment of a base; made in the cache if it isn't there."""
+    compiler = compiler_version()
+    shelf = torch_shelf(project, base, interpreter, python, offline=offline)
+    requires = torch_requires(site_packages(shelf))
+    check_torch(base, site_packages(shelf))
+    packaged = toolkit.packaged_version(requires)
+    found, refused = toolkit.machine_toolkit(base.cuda, toolkit.candidates())
+    if found is None and packaged is None:
+        raise MachineError(
+            f"torch {base.torch} doesn't name the CUDA packages it was built with, and no toolkit "
+            f"of CUDA {base.cuda} is on this machine",
+            means="; ".join(refused) + "." if refused else "There is no nvcc at all.",
+            next=f"install CUDA {base.cuda} and name it: CUDA_HOME=DIR python build.py ...",
+        )
+    wanted = [] if found else [f"cuda-toolkit[{','.join(toolkit.EXTRAS)}]=={packaged}"]
+    folder = tools(project, interpreter, shelf, wanted, base.cuda, offline=offline)
+    if found is None:
+        root = folder / "toolkit"
+        version = toolkit.nvcc_version(root / "bin" / "nvcc")
+        why = f"NVIDIA's packages of CUDA {version}"
+        why += f" ({'; '.join(refused)})" if refused else " (no nvcc on this machine)"
+        found = toolkit.Toolkit(root=root, version=version, why=why)
+    return NativeEnv(
+        folder=folder,
+        shelf=shelf,
+        python=python,
+        torch=base.torch,
+        toolkit=found,
+        compiler=compiler,
+    )
+
+
+def tools(
+    project: Project,
+    interpreter: str,
+    shelf: Path,
+    wanted: list[str],
+    cuda: str,
+    *,
+    offline: bool,
+) -> Path:
+    """CMake, ninja and, if wanted, CUDA's packages laid out as a toolkit; torch behind them."""
+    lock = project.root / LOCK
+    text = json.dumps([str(shelf), wanted, lock.read_text(encoding="utf-8")])
+    key = "native-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def make(folder: Path) -> None:
+        step([interpreter, "-m", "venv", str(folder)], folder.parent, COMPILE)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", *QUIET_PIP]
+        step([*pip, "--require-hashes", "-r", str(lock)], folder.parent, COMPILE)
+        see_behind(folder, shelf)
+        if wanted:
+            step([*pip, *wanted], folder.parent, COMPILE)
+            sites = [site_packages(folder), site_packages(shelf)]
+            toolkit.lay_out(sites, folder / "toolkit", cuda)
+
+    return kept(
+        project,
+        key,
+        make,
+        {"shelf": str(shelf), "wanted": wanted},
+        offline=offline,
+        room=TOOLS_BYTES,
+        purpose=COMPILE,
+    )
+
+
+def torch_shelf(
+    project: Project, base: Base, interpreter: str, python: str, *, offline: bool
+) -> Path:
+    """An environment with the base's torch: one that tests use, or a new one with it alone."""
+    for ready in sorted((project.cache / "envs").glob(f"*/{READY}")):
+        folder = ready.parent
+        made = json.loads(ready.read_text(encoding="utf-8"))
+        same_python = (folder / "lib" / f"python{python}").is_dir()
+        if made.get("torch") == base.torch and same_python:
+            return folder
+    needs = Needs(python=python, torch=base.torch, requirements=())
+    return dependencies(project, interpreter, needs, offline=offline, purpose=COMPILE)
+
+
+def torch_requires(site: Path) -> list[str]:
+    """torch's Requires-Dist lines."""
+    metadata = next(site.glob("torch-*.dist-info/METADATA"))
+    found = HeaderParser().parsestr(metadata.read_text(encoding="utf-8"))
+    return [str(line) for line in found.get_all("Requires-Dist", [])]
+
+
+def check_torch(base: Base, site: Path) -> None:
+    """A torch of another CUDA, or of none, compiles nothing that the base's wheel can hold."""
+    text = (site / "torch" / "version.py").read_text(encoding="utf-8")
+    if f"cuda: Optional[str] = '{base.cuda}'" in text or f"cuda = '{base.cuda}'" in text:
+        return
+    said = next((line for line in text.splitlines() if line.startswith("cuda")), "cuda = None")
+    raise MachineError(
+        f"torch {base.torch} in the cache says {said!r}; {base.tag} is built with CUDA {base.cuda}",
+        means="It came from an index with another build of torch; vLLM's CMake would stop.",
+        next="install from an index that has the CUDA build, or take upstream's binaries: "
+        "--native none",
+    )
+
+
+def compiler_version() -> str:
+    """The first line of the C++ compiler, checked to be there and not too old."""
+    found = shutil.which("c++")
+    if found is None:
+        raise MachineError(
+            "there is no C++ compiler on this machine",
+            means="nvcc compiles the host's half of each source with it.",
+            next="apt-get install g++   # or: --native none",
+        )
+    first = run.output([found, "--version"]).decode(errors="replace").splitlines()[0]
+    number = run.output([found, "-dumpversion"]).decode().strip()
+    if "clang" not in first.lower() and Version(number).major < OLDEST_GCC:
+        raise MachineError(
+            f"{found} is GCC {number}; {OLDEST_GCC} or newer is needed",
+            next="install a newer g++",
+        )
+    return first
