@@ -202,4 +202,3 @@ def stopped(error: run.CommandFailed, place: Place) -> CompileError:
         means=f"Nothing was compiled; all it said is in {place.build / 'configure.log'}.",
         next="mend the tree or the sources named there, or take upstream's binaries: --native none",
     )
-
