@@ -16,7 +16,7 @@ from typing import Any
 from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
-from recipe.audit import check_wheel, platform_tag
+from recipe.wheel_check import check_wheel, platform_tag
 from recipe.config import Base, Bases, Project
 from recipe.download import fetch
 from recipe.errors import AuditError, TestsFailed

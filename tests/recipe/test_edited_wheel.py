@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.audit import check_wheel
+from recipe.wheel_check import check_wheel
 from recipe.errors import AuditError, SourceError
 from recipe.wheel import Edit, wheel_name, write_wheel
 from tests.recipe import small
