@@ -41,6 +41,9 @@ class Verdict(StrEnum):
     SAME_MAJOR = "same-major"
     PTX = "ptx"
     NONE = "none"
+    # What an object may be that has no code of its own; a plan never says these.
+    AT_RUN_TIME = "at-run-time"
+    NO_GPU_CODE = "no-gpu-code"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,7 @@ class ArchPlan:
     devices: tuple[Device, ...]
 
 
-def parse(text: str) -> tuple[str, ...]:
+def read_list(text: str) -> tuple[str, ...]:
     """``12.0;12.1`` (or with blanks or commas) as a list; UsageError for an unknown one."""
     asked = tuple(dict.fromkeys(part for part in re.split(r"[;,\s]+", text) if part))
     unknown = [part for part in asked if part.removesuffix("+PTX") not in KNOWN]
@@ -71,6 +74,12 @@ def parse(text: str) -> tuple[str, ...]:
             means=f"Known: {' '.join(KNOWN)}, each with +PTX if wanted.",
             next="python build.py --arch '12.0;12.1'   # RTX PRO 6000 and 5090; DGX Spark",
         )
+    return asked
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """The same for a build, which is for SM12x; UsageError for a list without one."""
+    asked = read_list(text)
     if not any(part.startswith("12.") for part in asked):
         raise UsageError(
             f"--arch {text!r} names no SM12x device",
@@ -119,6 +128,8 @@ RULES = {
     "lists that name 12.0f give family code",
     Verdict.PTX: "PTX, which the driver compiles at load",
     Verdict.NONE: "no code this device can run",
+    Verdict.AT_RUN_TIME: "compiled at run time from sources that are in the wheel",
+    Verdict.NO_GPU_CODE: "no GPU code",
 }
 
 
@@ -134,13 +145,22 @@ def rank(verdict: Verdict) -> int:
 def serves(compiled: str, capability: str) -> Verdict:
     """What code compiled for one architecture is on one device."""
     base = compiled.rstrip("af")
-    same_major = base.split(".")[0] == capability.split(".")[0]
+    same_major = major(base) == major(capability)
+    lower = same_major and Version(base) < Version(capability)
     if compiled.endswith("f"):
-        return Verdict.FAMILY if same_major else Verdict.NONE
+        return Verdict.FAMILY if lower or base == capability else Verdict.NONE
     if base == capability:
         return Verdict.NATIVE
-    lower = same_major and Version(base) < Version(capability)
     return Verdict.SAME_MAJOR if lower and compiled == base else Verdict.NONE
+
+
+def ptx_serves(compiled: str, capability: str) -> Verdict:
+    """The same for PTX: that of any earlier device, but 120f for its family and 120a for 12.0."""
+    if compiled[-1] in "af":
+        runs = serves(compiled, capability) != Verdict.NONE
+    else:
+        runs = Version(compiled) <= Version(capability)
+    return Verdict.PTX if runs else Verdict.NONE
 
 
 def loose_intersection(
