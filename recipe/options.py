@@ -193,6 +193,27 @@ def add_bisect(verbs: Any, name: str) -> None:
     parser.set_defaults(upstream="vllm")
 
 
+def add_audit(verbs: Any, name: str) -> None:
+    parser = verb(
+        verbs, name, "say what GPU code a wheel holds for the devices asked for", run_audit
+    )
+    parser.add_argument("wheel", type=Path, metavar="WHEEL", help="a .whl file, ours or any other")
+    parser.add_argument("--arch", default=DEFAULT_ARCH, help="the devices: 12.1, 12.0;12.1, 9.0")
+    parser.add_argument(
+        "--against",
+        metavar="WHEEL",
+        help="show what differs from this wheel; upstream: the published one of the same base",
+    )
+    add_offline(parser)
+
+
+def run_audit(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    # Reading GPU code needs libraries that no other verb waits for.
+    from recipe import audit_verb
+
+    return audit_verb.run_audit(options, project)
+
+
 def add_upstream(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream", choices=("vllm", "deepgemm"), default="vllm", help="which upstream's series"
@@ -234,6 +255,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "refresh": add_refresh,
     "new": add_new,
     "bisect": add_bisect,
+    "audit": add_audit,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

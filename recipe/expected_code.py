@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What upstream's builds have code for, so that an audit can tell a gap from a choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recipe.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
+
+SM12X = "12"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """The majors of the devices a component is written for; why it has nothing for others."""
+
+    majors: tuple[str, ...]
+    why: str
+
+
+# Components whose architecture list names no 12.x on any base so far; the tests hold those of them
+# whose list is in vLLM's own tree against it. A component that isn't here should serve every device.
+REACH = {
+    "_flashmla_C": Reach(majors=("9", "10"), why="FlashMLA is written for SM90 and SM100"),
+    "_flashmla_extension_C": Reach(majors=("9", "10"), why="FlashMLA is written for SM90 and SM100"),
+    "_deepselect_C": Reach(majors=("10",), why="DeepSelect is written for SM100"),
+    "_vllm_fa3_C": Reach(majors=("9",), why="FlashAttention 3 is written for SM90"),
+}
+
+# Families of kernels that upstream has for SM12x on every base from v0.20.0 on: where a wheel has
+# them for other devices only, its build left them out.
+REQUIRED = (MARLIN, MARLIN_MOE, SCALED_MM, FP4_GEMM)
+
+# Families whose PTX for sm_80 the driver compiles for SM12x without complaint, to wrong numbers.
+WRONG_FROM_PTX = (MARLIN, MARLIN_MOE)
+
+
+def by_design(component: str, major: str) -> str:
+    """Why a component has no code for devices of this major; empty if it should have some."""
+    reach = REACH.get(component)
+    return reach.why if reach and major not in reach.majors else ""
+
+
+def is_one_of(family: str, named: tuple[str, ...]) -> bool:
+    """Marlin's families say their activations in brackets."""
+    return family.partition(" (")[0] in named
