@@ -9,7 +9,7 @@ import json
 import re
 import urllib.request
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from packaging.specifiers import SpecifierSet
@@ -17,7 +17,7 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from recipe import pins
-from recipe.config import SCHEMA, Archive, Base, Bases, Project, load_bases
+from recipe.config import SCHEMA, Archive, Base, Bases, InnerPin, Project, load_bases
 from recipe.download import Link, list_files, list_release
 from recipe.errors import SourceError, UsageError
 from recipe.git import Store
@@ -191,7 +191,9 @@ def add(project: Project, tags: list[str]) -> Bases:
     old = load_bases(project.bases_file) if project.bases_file.exists() else None
     releases = {base.tag: base for base in old.releases} if old else {}
     for tag in tags:
-        releases[tag] = pin_release(project, tag)
+        before = releases.get(tag)
+        new = pin_release(project, tag)
+        releases[tag] = new if before is None else replace(new, lifted=before.lifted)
     ordered = tuple(sorted(releases.values(), key=lambda base: base.version))
     bases = Bases(revision=old.revision if old else 1, releases=ordered)
     temporary = project.bases_file.with_suffix(".part")
@@ -216,10 +218,15 @@ def render_base(base: Base) -> str:
     lines.append(f"sdist = {render_archive(base.sdist)}")
     for machine, archive in sorted(base.wheels.items(), reverse=True):
         lines.append(f"wheels.{machine} = {render_archive(archive)}")
-    for pin in base.inner:
-        value = f"{{ repository = {quote(pin.repository)}, pin = {quote(pin.pin)} }}"
-        lines.append(f"inner.{pin.name} = {value}")
+    lines += [f"inner.{pin.name} = {render_pin(pin)}" for pin in base.inner]
+    lines += [f"lifted.{pin.name} = {render_pin(pin)}" for pin in base.lifted]
     return "\n".join(lines) + "\n"
+
+
+def render_pin(pin: InnerPin) -> str:
+    fields = {"repository": pin.repository, "pin": pin.pin, "commit": pin.commit, "why": pin.why}
+    said = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value]
+    return f"{{ {', '.join(said)} }}"
 
 
 def canonical(python: SpecifierSet) -> str:

@@ -59,11 +59,16 @@ class Archive:
 
 @dataclass(frozen=True, kw_only=True)
 class InnerPin:
-    """A source that upstream's CMake fetches: where from and which tag or commit."""
+    """A source that upstream's CMake fetches: where from and which tag or commit.
+
+    commit: what a tag must be at, where it is known. why: of a pin that the overlay lifts.
+    """
 
     name: str
     repository: str
     pin: str
+    commit: str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,8 @@ class Base:
     commit: the release's commit, or the first digits of it that the sdist's version file names.
     torch: the version its wheel requires. cuda: the toolkit its wheel was built with.
     wheels: the published wheels by machine (x86_64, aarch64). components: the compiled extensions
-    in them. deepgemm: its pin among the inner ones.
+    in them. deepgemm: its pin among the inner ones. lifted: pins that the overlay puts in the place
+    of upstream's, for what is compiled here.
     """
 
     tag: str
@@ -86,6 +92,11 @@ class Base:
     components: tuple[str, ...]
     deepgemm: InnerPin
     inner: tuple[InnerPin, ...]
+    lifted: tuple[InnerPin, ...] = ()
+
+    def pin_of(self, name: str) -> InnerPin:
+        """What an inner source is compiled from: the overlay's pin or else upstream's."""
+        return next(pin for pin in (*self.lifted, *self.inner) if pin.name == name)
 
     @property
     def version(self) -> Version:
@@ -158,10 +169,7 @@ def load_bases(path: Path) -> Bases:
 def parse_base(entry: dict[str, Any], where: str) -> Base:
     tag = str(entry.get("tag", "?"))
     try:
-        inner = tuple(
-            InnerPin(name=name, repository=pin["repository"], pin=pin["pin"])
-            for name, pin in sorted(entry["inner"].items())
-        )
+        inner = parse_pins(entry["inner"])
         base = Base(
             tag=tag,
             commit=entry["commit"],
@@ -173,7 +181,11 @@ def parse_base(entry: dict[str, Any], where: str) -> Base:
             components=tuple(entry["components"]),
             deepgemm=next(pin for pin in inner if pin.name == "deepgemm"),
             inner=inner,
+            lifted=parse_pins(entry.get("lifted", {})),
         )
+        names = {pin.name for pin in inner}
+        if strange := [pin.name for pin in base.lifted if pin.name not in names]:
+            raise ValueError(f"lifted.{strange[0]} lifts a pin that isn't there")
         Version(tag.removeprefix("v"))
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         raise ConfigError(
@@ -181,6 +193,19 @@ def parse_base(entry: dict[str, Any], where: str) -> Base:
             next=f"mend the entry, or write it anew: python build.py bases add {tag}",
         ) from None
     return base
+
+
+def parse_pins(entries: dict[str, dict[str, str]]) -> tuple[InnerPin, ...]:
+    return tuple(
+        InnerPin(
+            name=name,
+            repository=pin["repository"],
+            pin=pin["pin"],
+            commit=pin.get("commit"),
+            why=pin.get("why", ""),
+        )
+        for name, pin in sorted(entries.items())
+    )
 
 
 def parse_archive(entry: dict[str, str]) -> Archive:

@@ -47,7 +47,7 @@ def generated_files(base: Base, patches: tuple[Patch, ...]) -> tuple[OverlayFile
     """What the deepgemm-pin patches read: the base's DeepGEMM pin for CMake and for the shell."""
     if all(patch.topic != PIN_TOPIC for patch in patches):
         return ()
-    pin = base.deepgemm
+    pin = base.pin_of("deepgemm")
     head = f"# Written by the build from bases.toml ({base.tag}); change the pin there.\n"
     cmake = (
         f'set(SM12X_DEEPGEMM_REPOSITORY "{pin.repository}")\n'

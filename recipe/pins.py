@@ -17,7 +17,7 @@ from recipe.errors import ConfigError
 # Reads a file of the tree as text.
 Reader = Callable[[str], str]
 
-CMAKE_TOKEN = re.compile(r'"([^"]*)"|#[^\n]*|([()])|([^\s()"#]+)')
+CMAKE_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|#[^\n]*|([()])|([^\s()"#]+)', re.DOTALL)
 
 
 def commit(read: Reader) -> str:

@@ -71,8 +71,9 @@ def vllm_source(project: Project, base: Base, *, source: str, offline: bool) -> 
 def deepgemm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
     """DeepGEMM's tree. source: git for the pinned repository, a git URL or a folder."""
     if source in ("auto", Kind.GIT) or is_url(source):
-        url = source if is_url(source) else base.deepgemm.repository
-        return from_revision(project, url=url, commit=base.deepgemm.pin, offline=offline)
+        pin = base.pin_of("deepgemm")
+        url = source if is_url(source) else pin.repository
+        return from_revision(project, url=url, commit=pin.pin, offline=offline)
     return from_folder(project, Path(source), upstream="deepgemm")
 
 
