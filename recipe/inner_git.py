@@ -161,7 +161,8 @@ def flat_tree(
     named = {one.path: one for one in submodules_of(store, commit, url, links)}
     with store.index(commit) as index:
         for path in links:
-            store.git("update-index", "--force-remove", "--", path, index=index)
+            gone = f"0 {'0' * 40}\t{path}\0".encode()
+            store.git("update-index", "-z", "--index-info", stdin=gone, index=index)
             if not is_wanted(path, wanted):
                 continue
             if path not in named:
@@ -172,7 +173,11 @@ def flat_tree(
             one = named[path]
             inner = repositories.revision(one.url, one.commit)
             tree = flat_tree(repositories, one.url, inner, None, depth - 1)
-            store.git("read-tree", f"--prefix={path}/", tree, index=index)
+            rows = store.git("ls-tree", "-r", "-z", tree).split(b"\0")[:-1]
+            placed = b"".join(
+                row.replace(b"\t", b"\t%s/" % path.encode(), 1) + b"\0" for row in rows
+            )
+            store.git("update-index", "-z", "--index-info", stdin=placed, index=index)
         return store.git("write-tree", index=index).decode().strip()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from recipe.git import Store, open_store
 from tests.recipe import small
+from tests.recipe.inners import Inner, make_inner
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.server import Index, serve
 from tests.recipe.world import World, copy_recipe, make_world
@@ -43,3 +44,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(tmp_path: Path, index: Index, code: Path) -> World:
     return make_world(tmp_path, index, code)
+
+
+@pytest.fixture
+def inner(tmp_path: Path) -> Inner:
+    return make_inner(tmp_path)
