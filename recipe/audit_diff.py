@@ -61,7 +61,10 @@ def compare(
 
 
 def change(
-    name: str, here: ComponentCode | None, there: ComponentCode | None, capabilities: tuple[str, ...]
+    name: str,
+    here: ComponentCode | None,
+    there: ComponentCode | None,
+    capabilities: tuple[str, ...],
 ) -> ComponentChange:
     if here and there:
         presence = Presence.BOTH

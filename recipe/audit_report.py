@@ -53,7 +53,8 @@ def as_json(subject: Subject, found: Audit, changes: tuple[ComponentChange, ...]
             for one in found.devices
         },
         "components": [component_json(one) for one in found.components],
-        "against": subject.against and {
+        "against": subject.against
+        and {
             "wheel": subject.against,
             "components": [change_json(one) for one in changes],
         },
@@ -109,7 +110,9 @@ def change_json(one: ComponentChange) -> dict[str, Any]:
         "ptx": {sm(target): number for target, number in one.ptx.items()},
         "verdicts": {c: {"there": pair[0], "here": pair[1]} for c, pair in one.verdicts.items()},
         "families": {
-            c: [{"family": f.family, "there": dict(f.there), "here": dict(f.here)} for f in families]
+            c: [
+                {"family": f.family, "there": dict(f.there), "here": dict(f.here)} for f in families
+            ]
             for c, families in one.families.items()
         },
     }

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recipe import run
@@ -55,11 +55,13 @@ class Build:
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a configure happens. inner: the folder of each inner source, by the environment
-    variable that upstream's CMake takes it from. launcher: what starts each compiler."""
+    variable that upstream's CMake takes it from; defines: further entries of its cache. launcher:
+    what starts each compiler."""
 
     tree: Path
     build: Path
-    inner: Mapping[str, Path]
+    inner: Mapping[str, str]
+    defines: Mapping[str, str] = field(default_factory=dict)
     launcher: str | None = None
 
 
@@ -88,8 +90,7 @@ def cache_entries(env: NativeEnv, place: Place) -> dict[str, str]:
         "FETCHCONTENT_BASE_DIR": str(place.build / "deps"),
         # What isn't named as a folder must not come from the network.
         "FETCHCONTENT_FULLY_DISCONNECTED": "ON",
-        # CMake's own default is the machine's library folder, which a wheel never sees.
-        "CMAKE_SKIP_RPATH": "OFF",
+        **place.defines,
     }
     if place.launcher:
         for language in ("C", "CXX", "CUDA"):
@@ -107,14 +108,15 @@ def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str]:
         # A caller's flags would be in our objects and not in our keys.
         **dict.fromkeys(("CFLAGS", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS", "CMAKE_ARGS"), ""),
         **dict.fromkeys(("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "PYTHONPATH"), ""),
-        **{name: str(folder) for name, folder in place.inner.items()},
+        **place.inner,
     }
 
 
 def read_builds(env: NativeEnv, place: Place) -> dict[str, Build]:
     """Every component of a configured tree, by name."""
     roots = {str(place.build): "build", str(place.tree): "tree"}
-    roots.update({str(folder): name for name, folder in place.inner.items()})
+    folders = [*place.inner.values(), *place.defines.values()]
+    roots.update({folder: f"inner/{Path(folder).name}" for folder in folders})
     shorten = Shorten(roots, place, env)
     text = (place.build / "compile_commands.json").read_text(encoding="utf-8")
     steps: dict[str, list[Step]] = {}

@@ -144,9 +144,7 @@ def wheel_code(path: Path) -> tuple[ComponentCode, ...]:
     return with_run_time(found, members)
 
 
-def with_run_time(
-    found: list[ComponentCode], members: Iterable[str]
-) -> tuple[ComponentCode, ...]:
+def with_run_time(found: list[ComponentCode], members: Iterable[str]) -> tuple[ComponentCode, ...]:
     """The components, DeepGEMM's with the architectures its sources in the wheel are for."""
     numbers = {int(hit[1]) for m in members if (hit := RUN_TIME_SOURCES.search(m))}
     archs = tuple(f"{number // 10}.{number % 10}" for number in sorted(numbers))

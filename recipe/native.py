@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled extensions of a wheel, and what the series asks of them that this wheel lacks.
+"""The compiled extensions of a wheel: which are upstream's as published, and what those lack.
 
-This recipe reuses upstream's published binaries, by pinned hash. Where a patch changes what only a
-compile can carry, the component is named stale: its reason goes into the plan, the report and the
-record inside the wheel, so that nobody takes the wheel for more than it is.
+Where a patch changes what only a compile can carry and the published binary goes in all the same,
+the component is named stale: its reason goes into the plan, the report and the record inside the
+wheel, so that nobody takes the wheel for more than it is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,24 @@ from recipe.patch import Patch
 class Action(StrEnum):
     REUSE = "reuse"  # the published binary is what the patched tree would give
     STALE = "stale"  # the published binary goes in, without what the series changes
+    REBUILD = "rebuild"  # it is compiled from the patched tree
+
+
+class Kind(StrEnum):
+    """What --native asks for."""
+
+    AUTO = "auto"  # compile what is stale
+    NONE = "none"  # reuse every published binary
+    ALL = "all"  # upstream's whole build
+    NAMED = "named"  # compile these components
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """--native: its kind, and the components if it names some."""
+
+    kind: Kind
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +51,20 @@ class Component:
     why: str
 
 
-def check_choice(native: str) -> None:
-    """--native auto and none reuse every binary; what asks for a compile is refused."""
-    if native in ("auto", "none"):
-        return
-    raise UsageError(
-        f"--native {native}: this version of the recipe compiles nothing",
-        means="auto and none take every component from upstream's published wheel and say which of "
-        "them are stale because of the series.",
-        next="python build.py build --native auto ...",
-    )
+def parse_choice(text: str, known: Iterable[str]) -> Choice:
+    """``auto``, ``none``, ``all`` or names with commas; UsageError for a name nobody knows."""
+    if text in (Kind.AUTO, Kind.NONE, Kind.ALL):
+        return Choice(kind=Kind(text))
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    possible = sorted(known)
+    unknown = [name for name in names if name not in possible]
+    if unknown or not names:
+        raise UsageError(
+            f"--native {text!r}: no such component: {', '.join(unknown) or '(nothing named)'}",
+            means=f"There are {', '.join(possible)}.",
+            next="python build.py build --native auto ...   # or none, all",
+        )
+    return Choice(kind=Kind.NAMED, names=names)
 
 
 def components(members: Iterable[str], patches: Iterable[Patch]) -> tuple[Component, ...]:

@@ -53,8 +53,31 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--native",
         default="auto",
-        help="auto or none: reuse upstream's published binaries and say which are stale",
+        help="auto: compile what the series and --arch make stale; none: take upstream's binaries; "
+        "all: compile everything; or components by name: _moe_C,_C",
     )
+    parser.add_argument(
+        "--sources",
+        action="append",
+        default=[],
+        metavar="DIR|NAME=PATH",
+        help="inner sources to compile from: a folder of them, or one by name (again for more)",
+    )
+    parser.add_argument("--jobs", type=positive, help="compilers at once (default: by memory)")
+    parser.add_argument(
+        "--compiler-cache",
+        choices=("auto", "ccache", "none"),
+        default="auto",
+        help="auto: ccache if this machine has it",
+    )
+    parser.add_argument("--python", metavar="3.N", help="compile and test with this Python")
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
 
 
 def add_torch(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +95,6 @@ def add_build(verbs: Any, name: str) -> None:
     add_source(parser)
     parser.add_argument("--out", type=Path, default=Path("dist"), help="where the wheel goes")
     parser.add_argument("--no-test", action="store_true", help="don't test the wheel")
-    parser.add_argument("--python", metavar="3.N", help="Python to test with (default: this one)")
     add_torch(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 

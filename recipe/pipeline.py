@@ -16,13 +16,15 @@ from typing import Any
 from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
-from recipe.wheel_check import check_wheel, platform_tag
+from recipe.component_store import sha256_of
 from recipe.config import Base, Bases, Project
 from recipe.download import fetch
 from recipe.errors import AuditError, TestsFailed
 from recipe.lock import hold
 from recipe.log import Log
-from recipe.native import Component, components
+from recipe.native import Component
+from recipe.native_members import replaced, with_files
+from recipe.native_stage import Native, NativeOptions, as_built, as_report, carry_out
 from recipe.overlay import sha256
 from recipe.plan import Plan, make_plan, wheel_changes
 from recipe.record import missing, record_files
@@ -30,6 +32,7 @@ from recipe.run import check_disk, disk_full
 from recipe.sources import store_of
 from recipe.testing import Outcome, find_python, test_wheel
 from recipe.wheel import Edit, wheel_name, write_wheel
+from recipe.wheel_check import binaries_tag, check_wheel, platform_tag
 
 SCHEMA = 1
 STAGING = ".staging"  # where a wheel is tested, under its real name
@@ -48,6 +51,7 @@ class Options:
     test: bool
     test_torch: str | None
     python: str | None
+    native: NativeOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,18 +83,18 @@ def build(project: Project, bases: Bases, base: Base, options: Options, log: Log
             cache=project.cache,
             offline=options.offline,
         )
+    native = carry_out(project, plan, options.native, published, log)
     with log.stage("tag", "Computing the platform tag from the shared objects"):
-        computed = platform_tag(published, plan.published.sha256, project.cache)
-        tag = choose_tag(plan.platform, computed)
+        tag = choose_tag(plan.platform, computed_tag(project, plan, published, native))
     with hold(options.out / ".lock", f"the folder {options.out}"):
         clear_leftovers(options.out)
         work = options.out / f".{wheel_name(plan.published.name, plan.version, tag)}.part"
         try:
             with log.stage("assemble", "Assembling the wheel"):
-                made = assemble(project, plan, published, tag, work)
+                made = assemble(project, plan, published, native, tag, work)
             with log.stage("check", "Checking every member"):
                 check_wheel(work, version=plan.version, expected=made.expected)
-            return finish(project, plan, options, log, work, made)
+            return finish(project, plan, options, log, work, made, native)
         finally:
             clear_leftovers(options.out)
 
@@ -111,6 +115,14 @@ class Assembled:
     expected: dict[str, str]
 
 
+def computed_tag(project: Project, plan: Plan, published: Path, native: Native) -> str:
+    """What all shared objects allow: upstream's, and those that were compiled here."""
+    tag = platform_tag(published, plan.published.sha256, project.cache)
+    if native.binaries:
+        tag = max(tag, binaries_tag(native.binaries, plan.machine, project.cache), key=glibc)
+    return tag
+
+
 def choose_tag(asked: str | None, computed: str) -> str:
     """The computed tag, or a stricter one that was asked for."""
     if asked is None or asked == computed:
@@ -129,19 +141,25 @@ def glibc(tag: str) -> tuple[int, int]:
     return int(parts[1]), int(parts[2])
 
 
-def assemble(project: Project, plan: Plan, published: Path, tag: str, work: Path) -> Assembled:
+def assemble(
+    project: Project, plan: Plan, published: Path, native: Native, tag: str, work: Path
+) -> Assembled:
     work.parent.mkdir(parents=True, exist_ok=True)
     check_disk(work.parent, published.stat().st_size + (64 << 20), f"a wheel in {work.parent}")
     files, before, removed = wheel_changes(store_of(project), plan)
+    binaries = native.binaries
     with zipfile.ZipFile(published) as archive:
-        found = components(archive.namelist(), plan.series.patches)
+        members = archive.namelist()
+    found = with_files(native.settled.components, members, native)
+    removed |= replaced(members, native)
     edit = Edit(
         version=plan.version,
         platform=tag,
         before=before,
         files=files,
         removed=frozenset(removed),
-        record=record_files(plan, found, files, before, removed),
+        record=record_files(plan, found, files, before, removed, as_built(native)),
+        binaries=binaries,
     )
     try:
         with work.open("wb") as target:
@@ -153,12 +171,19 @@ def assemble(project: Project, plan: Plan, published: Path, tag: str, work: Path
     return Assembled(
         name=wheel_name(plan.published.name, plan.version, tag),
         components=found,
-        expected={name: sha256(content) for name, content in files.items()},
+        expected={name: sha256(content) for name, content in files.items()}
+        | {name: sha256_of(path) for name, path in binaries.items()},
     )
 
 
 def finish(
-    project: Project, plan: Plan, options: Options, log: Log, work: Path, made: Assembled
+    project: Project,
+    plan: Plan,
+    options: Options,
+    log: Log,
+    work: Path,
+    made: Assembled,
+    native: Native,
 ) -> Built:
     """Test the wheel under its real name, then move it and its report to where they belong."""
     staging = options.out / STAGING
@@ -174,7 +199,7 @@ def finish(
         failure.means += f" It is kept as {kept / made.name}."
         raise
     wheel = options.out / made.name
-    report = report_of(plan, made, outcome, log, staged)
+    report = report_of(plan, made, native, outcome, log, staged)
     staged.replace(wheel)
     shutil.rmtree(staging)
     text = json.dumps(report, indent=1) + "\n"
@@ -205,7 +230,7 @@ def tests(project: Project, plan: Plan, options: Options, log: Log, wheel: Path)
 
 
 def report_of(
-    plan: Plan, made: Assembled, outcome: Outcome, log: Log, wheel: Path
+    plan: Plan, made: Assembled, native: Native, outcome: Outcome, log: Log, wheel: Path
 ) -> dict[str, Any]:
     with wheel.open("rb") as stream:
         found = file_digest(stream, "sha256").hexdigest()
@@ -221,6 +246,7 @@ def report_of(
         "patchset_digest": plan.series.digest,
         "patches": [patch.path for patch in plan.series.patches],
         "components": [{"name": c.name, "action": c.action, "why": c.why} for c in made.components],
+        "native": as_report(native),
         "not_in_this_wheel": missing(plan, made.components),
         "stages": [asdict(stage) for stage in log.stages],
         "tests": asdict(outcome),

@@ -13,6 +13,7 @@ from recipe.config import DEFAULT_ARCH, Archive, Base, Bases, Project
 from recipe.errors import UsageError
 from recipe.git import Store
 from recipe.native import Component, components, in_wheel
+from recipe.native_plan import Settled
 from recipe.overlay import (
     OverlayFile,
     generated_files,
@@ -166,7 +167,7 @@ def wheel_changes(store: Store, plan: Plan) -> tuple[dict[str, bytes], dict[str,
     return files, before, removed
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: Plan, settled: Settled) -> dict[str, Any]:
     """The document of ``plan --json``."""
     return {
         "schema": SCHEMA,
@@ -195,12 +196,15 @@ def as_json(plan: Plan) -> dict[str, Any]:
             for p, (_, commit) in zip(plan.series.patches, plan.applied.commits, strict=False)
         ],
         "overlay": [file.path for file in plan.series.files],
-        "components": [{"name": c.name, "action": c.action, "why": c.why} for c in plan.components],
+        "components": [
+            {"name": c.name, "action": c.action, "why": c.why} for c in settled.components
+        ],
+        "components_measured": settled.measured,
         "not_carried": list(plan.not_carried),
     }
 
 
-def as_text(plan: Plan) -> str:
+def as_text(plan: Plan, settled: Settled) -> str:
     """The same for a person."""
     lines = [
         f"base       {plan.base.tag} (torch {plan.base.torch}, CUDA {plan.base.cuda}), "
@@ -217,10 +221,10 @@ def as_text(plan: Plan) -> str:
     for topic in plan.series.topics:
         lines.append(f"  {topic.name:{width}}  {topic.state:10}  {topic.why}")
     lines.append(f"overlay    {len(plan.series.files)} files")
-    lines.append("components")
-    width = max((len(component.name) for component in plan.components), default=0)
-    for component in plan.components:
-        lines.append(f"  {component.name:{width}}  {component.action:6}  {component.why}")
+    lines.append(f"components{'' if settled.measured else ' (as the patches declare)'}")
+    width = max((len(component.name) for component in settled.components), default=0)
+    for component in settled.components:
+        lines.append(f"  {component.name:{width}}  {component.action:7}  {component.why}")
     if plan.not_carried:
         lines.append(f"in the source tree only, not in a wheel: {', '.join(plan.not_carried)}")
     return "\n".join(lines)

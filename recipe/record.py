@@ -25,12 +25,13 @@ def record_files(
     files: Mapping[str, bytes],
     before: Mapping[str, str],
     removed: set[str],
+    built: Mapping[str, Any],
 ) -> dict[str, bytes]:
     """The new members of .dist-info: record, bill of materials, every patch that was applied."""
     members = {f"{FOLDER}/patches/{patch.path}": patch.content for patch in plan.series.patches}
     series = "".join(f"{patch.path}\n" for patch in plan.series.patches)
     members[f"{FOLDER}/patches/series"] = series.encode()
-    document = record(plan, components, files, before, removed)
+    document = record(plan, components, files, before, removed, built)
     text = json.dumps(document, indent=1, sort_keys=True) + "\n"
     members[f"{FOLDER}/record.json"] = text.encode()
     members[f"sboms/{sbom.FILE}"] = sbom.sbom(plan)
@@ -43,6 +44,7 @@ def record(
     files: Mapping[str, bytes],
     before: Mapping[str, str],
     removed: set[str],
+    built: Mapping[str, Any],
 ) -> dict[str, Any]:
     overlay = {file.path for file in plan.series.files}
     return {
@@ -74,6 +76,7 @@ def record(
             {"name": c.name, "action": c.action, "why": c.why, "files": list(c.files)}
             for c in components
         ],
+        "compiled": dict(built),
         "not_in_this_wheel": missing(plan, components),
     }
 

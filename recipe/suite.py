@@ -11,6 +11,8 @@ from recipe import pipeline, run
 from recipe.config import DEFAULT_ARCH, Base, Bases, Project
 from recipe.errors import TestsFailed
 from recipe.log import Log, say
+from recipe.native import Choice, Kind
+from recipe.native_stage import NativeOptions
 
 PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks"]
 
@@ -62,6 +64,8 @@ def test_base(project: Project, bases: Bases, base: Base, torch: str | None) -> 
         test=True,
         test_torch=torch,
         python=None,
+        # Its tests are about the patched Python and the kernels; a compile takes hours.
+        native=NativeOptions(choice=Choice(kind=Kind.NONE)),
     )
     built = pipeline.build(project, bases, base, options, Log())
     return dict(built.report["tests"])

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from recipe.config import Base, Bases, Project, load_bases
 from recipe.log import Log, say
+
+if TYPE_CHECKING:
+    from recipe.native_stage import NativeOptions
+    from recipe.plan import Plan
 
 
 def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
@@ -19,10 +24,9 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         return run_plan(options, project)
     bases, base = greet(options, project)
     from recipe import pipeline
-    from recipe.native import check_choice
     from recipe.report import summary
 
-    check_choice(options.native)
+    native = native_options(options, project, bases, base)
     wanted = pipeline.Options(
         arch=options.arch,
         platform=options.platform,
@@ -32,6 +36,7 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         test=not options.no_test,
         test_torch=options.test_torch,
         python=options.python,
+        native=native,
     )
     built = pipeline.build(project, bases, base, wanted, Log())
     show(options, summary(built.report, built.wheel))
@@ -48,10 +53,9 @@ def greet(options: argparse.Namespace, project: Project) -> tuple[Bases, Base]:
 
 def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     bases, base = greet(options, project)
-    from recipe import plan
-    from recipe.native import check_choice
+    from recipe import native_stage, plan
 
-    check_choice(options.native)
+    native = native_options(options, project, bases, base)
     made = plan.make_plan(
         project,
         bases,
@@ -61,8 +65,49 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         source=options.source,
         offline=options.offline,
     )
-    show(options, plan.as_text(made))
-    return plan.as_json(made)
+    wheel = published_wheel(project, made)
+    settled = native_stage.foresee(project, made, native, wheel)
+    show(options, plan.as_text(made, settled))
+    return plan.as_json(made, settled)
+
+
+def published_wheel(project: Project, plan: Plan) -> Path | None:
+    """Upstream's wheel if it is in the cache."""
+    from recipe.download import fetch
+    from recipe.errors import SourceError
+
+    version = str(plan.base.version)
+    try:
+        return fetch(
+            plan.published, project="vllm", version=version, cache=project.cache, offline=True
+        )
+    except SourceError:
+        return None
+
+
+def native_options(
+    options: argparse.Namespace, project: Project, bases: Bases, base: Base
+) -> NativeOptions:
+    """What --native and its companions ask for."""
+    from recipe.inner_find import Series as InnerSeries
+    from recipe.inner_given import parse_given
+    from recipe.native import parse_choice
+    from recipe.native_stage import NativeOptions
+    from recipe.plan import resolve_series
+
+    known = {
+        name for patch in resolve_series(project, bases, base).patches for name in patch.components
+    }
+    deepgemm = resolve_series(project, bases, base, "deepgemm")
+    return NativeOptions(
+        choice=parse_choice(options.native, {*base.components, *known}),
+        given=parse_given(options.sources, [pin.name for pin in base.inner]),
+        series={"deepgemm": InnerSeries(patches=deepgemm.patches, files=deepgemm.files)},
+        jobs=options.jobs,
+        cache=options.compiler_cache,
+        python=options.python,
+        offline=options.offline,
+    )
 
 
 def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:

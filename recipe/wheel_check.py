@@ -8,8 +8,10 @@ import hashlib
 import json
 import logging
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from recipe import scratch
 from recipe.errors import AuditError
 from recipe.wheel import dist_info, read_record
 
@@ -60,18 +62,37 @@ def platform_tag(published: Path, sha256: str, cache: Path) -> str:
     stored = cache / "audit" / f"{sha256}.json"
     if stored.exists():
         return str(json.loads(stored.read_text(encoding="utf-8"))["platform"])
-    from auditwheel.wheel_abi import analyze_wheel_abi
-
-    logging.getLogger("auditwheel").setLevel(logging.ERROR)
-    found = analyze_wheel_abi(
-        None, None, published, frozenset(), disable_isa_ext_check=True, allow_graft=False
-    )
-    tag = str(found.sym_policy.name)
+    tag = tag_of(published)
     stored.parent.mkdir(parents=True, exist_ok=True)
     temporary = stored.with_suffix(".part")
     temporary.write_text(json.dumps({"platform": tag}), encoding="utf-8")
     temporary.rename(stored)
     return tag
+
+
+def tag_of(wheel: Path) -> str:
+    """auditwheel's answer for one wheel."""
+    from auditwheel.wheel_abi import analyze_wheel_abi
+
+    logging.getLogger("auditwheel").setLevel(logging.ERROR)
+    found = analyze_wheel_abi(
+        None, None, wheel, frozenset(), disable_isa_ext_check=True, allow_graft=False
+    )
+    return str(found.sym_policy.name)
+
+
+def binaries_tag(binaries: Mapping[str, Path], machine: str, cache: Path) -> str:
+    """The tag that freshly compiled members allow: auditwheel looks at a wheel of them alone."""
+    with scratch.folder(cache, "tag") as folder:
+        wheel = folder / f"compiled-0-py3-none-linux_{machine}.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name, path in sorted(binaries.items()):
+                archive.write(path, name)
+            tags = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_{machine}\n"
+            archive.writestr("compiled-0.dist-info/WHEEL", tags)
+            archive.writestr("compiled-0.dist-info/RECORD", "")
+            archive.writestr("compiled-0.dist-info/METADATA", "Name: compiled\nVersion: 0\n")
+        return tag_of(wheel)
 
 
 def broken(path: Path, why: str) -> AuditError:

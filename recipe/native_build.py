@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find out which components are stale, compile those, and hand over what goes into the wheel.
+
+What is stale is measured: the pristine and the patched tree are configured beside each other. The
+answer depends on trees, architectures and the build environment alone, and is kept by these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from recipe import compiler_cache, component_store, scratch
+from recipe.arch import Verdict
+from recipe.compile import Compiled, compile_components
+from recipe.config import Base, Project
+from recipe.configure import Build, Place, Step, configure, read_builds
+from recipe.errors import AuditError, SourceError, UsageError
+from recipe.gpu_code import verdicts
+from recipe.inner import InnerSource, as_defines, as_env, inner_sources
+from recipe.inner_find import Request, Series
+from recipe.inner_given import Given
+from recipe.lock import hold
+from recipe.native_env import NativeEnv
+from recipe.sources import store_of
+from recipe.stale import Reason, best, changed, enough, unserved
+from recipe.symbols import check_symbols
+from recipe.tree import Applied
+
+# Bump when what a configure is read for changes.
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A patched tree to compile from, and how. arch_list: TORCH_CUDA_ARCH_LIST, asked: its parts.
+
+    inner_series: what goes on inner sources. jobs: compilers at once, None to choose. cache: which
+    compiler cache.
+    """
+
+    base: Base
+    applied: Applied
+    asked: tuple[str, ...]
+    given: Given = field(default_factory=Given)
+    inner_series: Mapping[str, Series] = field(default_factory=dict)
+    jobs: int | None = None
+    cache: str = "auto"
+    offline: bool = False
+
+    @property
+    def arch_list(self) -> str:
+        return ";".join(self.asked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """files: wheel members of each component, as they lie in the cache. inner: the sources they
+    are from. compiled is None where all of them were in the cache."""
+
+    files: Mapping[str, Mapping[str, Path]]
+    keys: Mapping[str, str]
+    inner: tuple[InnerSource, ...]
+    compiled: Compiled | None
+
+
+def stale(
+    project: Project,
+    env: NativeEnv,
+    job: Job,
+    published: Mapping[str, Mapping[str, Verdict]],
+) -> list[Reason]:
+    """What must be compiled for the patched tree on the asked architectures, each once."""
+    pristine = configured(project, env, job, job.applied.base)
+    patched = configured(project, env, job, job.applied.head)
+    reasons = changed(pristine, patched) + unserved(patched, published, job.asked)
+    return list({reason.component: reason for reason in reversed(reasons)}.values())[::-1]
+
+
+def configured(project: Project, env: NativeEnv, job: Job, commit: str) -> dict[str, Build]:
+    """CMake's answer for a tree, with nothing behind its inner sources; kept in the cache."""
+    store = store_of(project)
+    parts = [SCHEMA, store.tree_of(commit), job.arch_list, env.identity]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    path = project.cache / "native" / "configured" / f"{key}.json"
+    try:
+        return {one["name"]: parse_build(one) for one in json.loads(path.read_text("utf-8"))}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    request = Request(base=job.base, needed=(), offline=True)
+    with scratch.folder(project.cache, "configure") as folder:
+        place = place_of(folder, inner_sources(project, commit, request))
+        place.tree.mkdir()
+        store.export(commit, place.tree)
+        configure(env, place, job.arch_list)
+        builds = read_builds(env, place)
+    scratch.write_whole(path, json.dumps([asdict(build) for build in builds.values()]).encode())
+    return builds
+
+
+def parse_build(entry: dict[str, object]) -> Build:
+    fields = dict(entry)
+    steps = fields.pop("steps")
+    assert isinstance(steps, list)
+    return Build(steps=tuple(Step(**step) for step in steps), **fields)  # type: ignore[arg-type]
+
+
+def place_of(folder: Path, inner: tuple[InnerSource, ...], launcher: str | None = None) -> Place:
+    """The folders of a build; its inner sources are linked in, so that commands name no cache."""
+    links = folder / "inner"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir(parents=True)
+    for one in inner:
+        (links / one.name).symlink_to(one.folder)
+    linked = [replace(one, folder=links / one.name) for one in inner]
+    return Place(
+        tree=folder / "source",
+        build=folder / "build",
+        inner=as_env(linked),
+        defines=as_defines(linked),
+        launcher=launcher,
+    )
+
+
+def obtainable(
+    project: Project, job: Job, reasons: list[Reason]
+) -> tuple[list[Reason], dict[str, str]]:
+    """Those components whose sources can be had, and for the others what is missing."""
+    good, missing = [], {}
+    for reason in reasons:
+        request = request_for(job, (reason.component,))
+        try:
+            inner_sources(project, job.applied.head, request)
+        except SourceError as error:
+            missing[reason.component] = error.what
+        else:
+            good.append(reason)
+    return good, missing
+
+
+def request_for(job: Job, names: tuple[str, ...]) -> Request:
+    return Request(
+        base=job.base,
+        needed=names,
+        given=job.given,
+        series=job.inner_series,
+        offline=job.offline,
+    )
+
+
+def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) -> Rebuilt:
+    """Compile the components that the store lacks, check all, and give their files."""
+    inner = inner_sources(project, job.applied.head, request_for(job, names))
+    native = project.cache / "native"
+    key = hashlib.sha256(json.dumps([str(env.folder), job.arch_list]).encode()).hexdigest()[:8]
+    work = native / "work" / f"{job.base.tag}-{key}"
+    with hold(project.cache / "locks" / f"native-{work.name}.lock", f"the build of {work.name}"):
+        cache = compiler_cache.ccache(job.cache, project.cache, work)
+        place = prepare(project, job, work, inner, cache.tool if cache else None)
+        configure(env, place, job.arch_list)
+        builds = read_builds(env, place)
+        check_names(names, builds, job)
+        used = {one.name: one.identity for one in inner if one.pinned or one.kind != "placeholder"}
+        keys = {n: component_store.key_of(builds[n], env.identity, used) for n in names}
+        shelf = native / "components"
+        files = {n: component_store.stored(shelf, n, keys[n]) for n in names}
+        absent = tuple(name for name in names if files[name] is None)
+        compiled = None
+        if absent:
+            compiled = compile_components(
+                env,
+                place,
+                job.arch_list,
+                absent,
+                asked_jobs=job.jobs,
+                cache=cache,
+                peaks=native,
+                into=work / "installed",
+            )
+            for name in absent:
+                check(env, builds[name], compiled.installed[name], job.asked)
+                files[name] = component_store.keep(
+                    shelf, name, keys[name], compiled.installed[name]
+                )
+            shutil.rmtree(work / "installed")
+    return Rebuilt(
+        files={name: found for name, found in files.items() if found is not None},
+        keys=keys,
+        inner=tuple(one for one in inner if one.kind != "placeholder"),
+        compiled=compiled,
+    )
+
+
+def prepare(
+    project: Project,
+    job: Job,
+    work: Path,
+    inner: tuple[InnerSource, ...],
+    launcher: str | None,
+) -> Place:
+    """The work folder, as a killed run of the same inputs left it or else made anew.
+
+    The objects of another tree would be compiled again by their dates; the compiler's cache has
+    those that didn't change.
+    """
+    made = {
+        "commit": job.applied.head,
+        "inner": {one.name: one.identity for one in inner},
+        "launcher": launcher,
+    }
+    marker = work / "made.json"
+    try:
+        same = json.loads(marker.read_text(encoding="utf-8")) == made
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        marker.unlink(missing_ok=True)
+        for name in ("source", "build"):
+            shutil.rmtree(work / name, ignore_errors=True)
+        (work / "source").mkdir(parents=True)
+        store_of(project).export(job.applied.head, work / "source")
+        scratch.write_whole(marker, json.dumps(made).encode())
+    return place_of(work, inner, launcher)
+
+
+def check_names(names: tuple[str, ...], builds: Mapping[str, Build], job: Job) -> None:
+    unknown = [name for name in names if name not in builds]
+    if unknown:
+        raise UsageError(
+            f"{', '.join(unknown)}: upstream's CMake makes no such component of {job.base.tag} for "
+            f"{job.arch_list}",
+            means=f"It makes {', '.join(sorted(builds))}.",
+            next=f"python build.py plan --base {job.base.tag} --arch '{job.arch_list}'",
+        )
+
+
+def check(
+    env: NativeEnv, build: Build, installed: Mapping[str, Path], asked: tuple[str, ...]
+) -> None:
+    """Nothing is trusted unseen: symbols against torch, GPU code against what nvcc was told."""
+    folders = (
+        env.torch_libraries,
+        env.toolkit.root / "lib64",
+        *(lib for site in env.sites for lib in sorted((site / "nvidia").glob("*/lib"))),
+        *map(Path, ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64")),
+    )
+    for path, file in installed.items():
+        if not path.endswith(".so"):
+            continue
+        check_symbols(file, folders)
+        devices = [d for d in ("12.0", "12.1") if enough(asked, d) & {best(build, d)}]
+        found = verdicts(file, devices)
+        lacking = [device for device in devices if found[device] not in enough(asked, device)]
+        if lacking:
+            raise AuditError(
+                f"{path} was compiled for {', '.join(build.targets)} and holds no code for "
+                f"{', '.join(lacking)}",
+                means="The compiler and the object disagree.",
+                next="compile it anew without a cache: --compiler-cache none",
+            )

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of each component: reuse, rebuild, or the published one although it is stale.
+
+A patch says which components' compile it changes; where none does and every published one serves
+the asked devices, nothing needs to be measured. Else upstream's CMake is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from recipe.arch import DEVICES, Verdict
+from recipe.expected_code import by_design
+from recipe.gpu_code import ComponentCode
+from recipe.native import Action, Choice, Component, Kind
+from recipe.stale import Reason, enough
+
+Verdicts = Mapping[str, Mapping[str, Verdict]]
+# Code that is compiled where it runs serves, and a component without any needs none.
+SERVED = frozenset({Verdict.AT_RUN_TIME, Verdict.NO_GPU_CODE})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """measured: whether CMake was asked, or there was nothing to ask it."""
+
+    components: tuple[Component, ...]
+    measured: bool
+
+    @property
+    def rebuild(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.components if c.action == Action.REBUILD)
+
+
+def verdicts_of(codes: tuple[ComponentCode, ...]) -> dict[str, dict[str, Verdict]]:
+    """What each SM12x device gets from each published component."""
+    return {code.name: {device: code.verdict(device) for device in DEVICES} for code in codes}
+
+
+def candidates(
+    declared: tuple[Component, ...], published: Verdicts, asked: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Components that may have to be compiled: what a patch names, and what serves no device."""
+    changed = {c.name for c in declared if c.action == Action.STALE}
+    unserved = {
+        name
+        for name, verdicts in published.items()
+        for device in DEVICES
+        if enough(asked, device) and verdicts[device] not in enough(asked, device) | SERVED
+        if not by_design(name, device.partition(".")[0])
+    }
+    return tuple(sorted(changed | unserved))
+
+
+def settle(
+    choice: Choice,
+    declared: tuple[Component, ...],
+    reasons: list[Reason] | None,
+    missing: Mapping[str, str],
+) -> Settled:
+    """Every component with its action. reasons: what CMake said is stale, None if it wasn't asked.
+
+    missing: by component, which of its sources can't be had.
+    """
+    whys = {reason.component: reason.why for reason in reasons or ()}
+    known = {component.name: component for component in declared}
+    for name in {*whys, *choice.names} - {*known}:
+        known[name] = Component(name=name, files=(), action=Action.REUSE, why="")
+    found = []
+    for name, component in sorted(known.items()):
+        match choice.kind:
+            case Kind.ALL:
+                why = "--native all compiles everything"
+                found.append(replace(component, action=Action.REBUILD, why=why))
+            case Kind.NAMED if name in choice.names:
+                why = f"--native names it{'; ' + whys[name] if name in whys else ''}"
+                found.append(replace(component, action=Action.REBUILD, why=why))
+            case Kind.AUTO if reasons is not None:
+                found.append(measured(component, whys.get(name), missing.get(name)))
+            case _:
+                found.append(component)
+    return Settled(components=tuple(found), measured=reasons is not None)
+
+
+def measured(component: Component, why: str | None, missing: str | None) -> Component:
+    """A component as CMake's answers have it."""
+    if why is None:
+        same = "published binary; the patched tree compiles the same"
+        if component.action == Action.REUSE:
+            return component
+        return replace(component, action=Action.REUSE, why=same)
+    if missing is not None:
+        kept = f"{why}; this wheel does not contain that: {missing}"
+        return replace(component, action=Action.STALE, why=kept)
+    return replace(component, action=Action.REBUILD, why=why)

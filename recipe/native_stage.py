@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native part of a plan and of a build: ask what is stale, and compile it."""
+
+from __future__ import annotations
+
+import platform as machine_info
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipe.compile import Compiled
+from recipe.config import Project
+from recipe.errors import MachineError, UsageError
+from recipe.gpu_code import published_code
+from recipe.inner import as_record
+from recipe.inner_find import Series as InnerSeries
+from recipe.inner_given import Given
+from recipe.log import Log, say
+from recipe.native import Choice, Kind
+from recipe.native_build import Job, Rebuilt, obtainable, rebuild, stale
+from recipe.native_env import NativeEnv, native_env
+from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
+from recipe.plan import Plan
+from recipe.stale import Reason
+from recipe.testing import find_python
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeOptions:
+    """What the command line asks of a compile. python: 3.N, None for this one."""
+
+    choice: Choice
+    given: Given = field(default_factory=Given)
+    series: Mapping[str, InnerSeries] = field(default_factory=dict)
+    jobs: int | None = None
+    cache: str = "auto"
+    python: str | None = None
+    offline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Native:
+    """What became of the components; rebuilt and env are None where nothing was compiled."""
+
+    settled: Settled
+    rebuilt: Rebuilt | None = None
+    env: NativeEnv | None = None
+
+    @property
+    def binaries(self) -> dict[str, Path]:
+        """The wheel's new members, as they lie on disk."""
+        found: dict[str, Path] = {}
+        for files in self.rebuilt.files.values() if self.rebuilt else ():
+            found.update(files)
+        return found
+
+
+def job_of(plan: Plan, options: NativeOptions) -> Job:
+    return Job(
+        base=plan.base,
+        applied=plan.applied,
+        asked=plan.arch.asked,
+        given=options.given,
+        inner_series=options.series,
+        jobs=options.jobs,
+        cache=options.cache,
+        offline=options.offline,
+    )
+
+
+def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | None) -> Settled:
+    """For a plan: measured where the build environment is in the cache, else as patches declare.
+
+    wheel: the published one, if it is in the cache. Nothing is fetched, made or compiled.
+    """
+    published = verdicts(project, plan, wheel) if wheel else {}
+    if options.choice.kind != Kind.AUTO or not crossing_allowed(plan):
+        return settle(options.choice, plan.components, None, {})
+    if wheel and not candidates(plan.components, published, plan.arch.asked):
+        return settle(options.choice, plan.components, [], {})
+    interpreter, version = find_python(plan.base, options.python)
+    try:
+        env = native_env(project, plan.base, interpreter, version, offline=True)
+    except MachineError:
+        return settle(options.choice, plan.components, None, {})
+    reasons = stale(project, env, job_of(plan, options), published)
+    return settle(options.choice, plan.components, reasons, {})
+
+
+def carry_out(
+    project: Project, plan: Plan, options: NativeOptions, wheel: Path, log: Log
+) -> Native:
+    """For a build: compile what is named, or (auto) what is stale and whose sources can be had."""
+    choice = options.choice
+    if choice.kind == Kind.NONE or not crossing_allowed(plan):
+        if choice.kind == Kind.NAMED:
+            raise other_machine(plan)
+        return Native(settled=settle(choice, plan.components, None, {}))
+    job = job_of(plan, options)
+    reasons: list[Reason] = []
+    missing: dict[str, str] = {}
+    published: Verdicts = {}
+    if choice.kind == Kind.AUTO:
+        published = verdicts(project, plan, wheel)
+        if not candidates(plan.components, published, plan.arch.asked):
+            return Native(settled=settle(choice, plan.components, [], {}))
+    interpreter, version = find_python(plan.base, options.python)
+    with log.stage("configure", "Asking upstream's CMake what is stale"):
+        env = native_env(project, plan.base, interpreter, version, offline=options.offline)
+        reasons = stale(project, env, job, published)
+        if choice.kind == Kind.AUTO:
+            _, missing = obtainable(project, job, reasons)
+    settled = settle(choice, plan.components, reasons, missing)
+    for name, what in missing.items():
+        say(f"  {name} stays as published: {what}")
+    if not settled.rebuild:
+        return Native(settled=settled)
+    with log.stage("compile", f"Compiling {', '.join(settled.rebuild)}"):
+        rebuilt = rebuild(project, env, job, settled.rebuild)
+        say(f"  {describe(rebuilt)}")
+    return Native(settled=settled, rebuilt=rebuilt, env=env)
+
+
+def verdicts(project: Project, plan: Plan, wheel: Path) -> Verdicts:
+    return verdicts_of(published_code(wheel, plan.published.sha256, project.cache))
+
+
+def crossing_allowed(plan: Plan) -> bool:
+    """Whether this machine can compile for the wheel's."""
+    return plan.machine == machine_info.machine()
+
+
+def other_machine(plan: Plan) -> UsageError:
+    return UsageError(
+        f"this machine is {machine_info.machine()}; it compiles nothing for {plan.machine}",
+        next=f"run the build on a machine of {plan.machine}, or take upstream's binaries: "
+        "--native none",
+    )
+
+
+def describe(rebuilt: Rebuilt) -> str:
+    """How the compile went, on one line."""
+    made = rebuilt.compiled
+    if made is None:
+        return "all of it was compiled before, from the same inputs"
+    cached = f", {made.hits}" if made.hits else ""
+    return (
+        f"{made.seconds:.0f} s, {made.cpu_seconds:.0f} s of all processors, jobs {made.jobs}, "
+        f"at most {made.peak_bytes / 2**30:.1f} GiB a process{cached}"
+    )
+
+
+def as_report(native: Native) -> dict[str, Any] | None:
+    """For the build's report: what compiled, for how long and from what."""
+    if native.rebuilt is None or native.env is None:
+        return None
+    made = native.rebuilt.compiled
+    took: dict[str, Any] = {}
+    if made is not None:
+        took = took_of(made)
+    return {**as_built(native), "toolkit_from": native.env.toolkit.why, "took": took}
+
+
+def took_of(made: Compiled) -> dict[str, Any]:
+    return {
+        "jobs": made.jobs,
+        "seconds": round(made.seconds, 1),
+        "cpu_seconds": round(made.cpu_seconds, 1),
+        "peak_bytes": made.peak_bytes,
+        "cache_hits": made.hits.hits if made.hits else None,
+        "cache_misses": made.hits.misses if made.hits else None,
+    }
+
+
+def as_built(native: Native) -> dict[str, Any]:
+    """For the record in the wheel: what decides the compiled bytes; nothing of this machine."""
+    if native.rebuilt is None or native.env is None:
+        return {}
+    return {
+        "cuda": native.env.toolkit.version,
+        "compiler": native.env.compiler,
+        "torch": native.env.torch,
+        "python": native.env.python,
+        "components": dict(native.rebuilt.keys),
+        "inner": as_record(native.rebuilt.inner),
+    }
