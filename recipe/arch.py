@@ -30,6 +30,12 @@ KNOWN = tuple(
 EXACT_FIRST = Version("0.27")
 # From this one on 12.0 and 12.0a in one request are kept both where the toolkit has 12.0.
 BOTH_KEPT = Version("0.33")
+# From this one on no kernel asks for sm_120 alone.
+TRAP_GONE = Version("0.22")
+# What the lists of most SM12x kernels name on CUDA 13.
+FAMILY = "12.0f"
+# The overlay's file that puts 12.1 back into the list, where it is asked for by its suffix.
+RESTORED = "sm12x_archs.cmake"
 DEVICES = {"12.0": "RTX PRO 6000, RTX 5090", "12.1": "DGX Spark GB10"}
 
 
@@ -106,19 +112,48 @@ def supported(cmake: str, cuda: str) -> tuple[str, ...]:
 
 
 def plan(asked: tuple[str, ...], cmake: str, cuda: str, version: Version) -> ArchPlan:
-    """Resolve `asked` as that release's CMake does and give each SM12x device its verdict."""
+    """Resolve `asked` as that release's CMake does and give each SM12x device its verdict.
+
+    UsageError for a list that would compile into what fails: before anything is compiled.
+    """
     # Upstream reads the list back from torch's flags: 12.1+PTX arrives there as 12.1.
     plain = tuple(dict.fromkeys(part.removesuffix("+PTX") for part in asked))
-    compiled = loose_intersection(supported(cmake, cuda), plain, version)
+    known = supported(cmake, cuda)
+    if RESTORED in cmake and "12.1" not in known and {"12.1a", "12.1f"} & {*plain}:
+        known = (*known, "12.1")
+    compiled = loose_intersection(known, plain, version)
+    refuse_traps(asked, compiled, version)
+    # The lists of the kernels that need more than the base instructions: FP4, FP8, Marlin.
+    family = loose_intersection((FAMILY,), compiled, version)
     devices = []
     for capability in DEVICES:
         if not any(meant(part, capability) for part in plain):
             continue
-        best = min((serves(part, capability) for part in compiled), key=rank, default=Verdict.NONE)
+        best = best_of(compiled, capability)
         kept = ";".join(compiled) or "nothing"
         why = f"a compile with CUDA {cuda} keeps {kept} of {';'.join(asked)}: {RULES[best]}"
+        of_family = best_of(family, capability)
+        if family and of_family in (Verdict.PTX, Verdict.NONE):
+            why += f"; but lists that name {FAMILY} become {';'.join(family)}: {RULES[of_family]}"
+            best = of_family
         devices.append(Device(capability=capability, verdict=best, why=why))
     return ArchPlan(asked=asked, compiled=compiled, devices=tuple(devices))
+
+
+def best_of(compiled: tuple[str, ...], capability: str) -> Verdict:
+    return min((serves(part, capability) for part in compiled), key=rank, default=Verdict.NONE)
+
+
+def refuse_traps(asked: tuple[str, ...], compiled: tuple[str, ...], version: Version) -> None:
+    """Lists that compile into what stops on the device, which no verdict shows."""
+    own = [part for part in compiled if part.startswith("12.1")]
+    if own and version < TRAP_GONE:
+        raise UsageError(
+            f"--arch {';'.join(asked)} gives code for sm_121 itself, and CUTLASS's matrix products "
+            f"of vLLM {version} stop with a device trap in such code",
+            means="They want __CUDA_ARCH__ == 1200 (enable_sm120_only) up to 0.21.",
+            next="python build.py --arch 12.1   # 12.0 code, which DGX Spark runs",
+        )
 
 
 RULES = {
@@ -135,7 +170,9 @@ RULES = {
 
 def meant(asked: str, capability: str) -> bool:
     """Whether somebody who asks for this architecture has this device in mind."""
-    return asked.rstrip("af") == capability or (asked.endswith("f") and major(asked) == "12")
+    if asked.endswith("f"):
+        return serves(asked, capability) == Verdict.FAMILY
+    return asked.rstrip("a") == capability
 
 
 def rank(verdict: Verdict) -> int:

@@ -74,9 +74,9 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
 
     wheel: the published one, if it is in the cache. Nothing is fetched, made or compiled.
     """
-    published = verdicts(project, plan, wheel) if wheel else {}
     if options.choice.kind != Kind.AUTO or not crossing_allowed(plan):
         return settle(options.choice, plan.components, None, {})
+    published = verdicts(project, plan, wheel) if wheel else {}
     if wheel and not candidates(plan.components, published, plan.arch.asked):
         return settle(options.choice, plan.components, [], {})
     interpreter, version = find_python(plan.base, options.python)
