@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipe import small
+from tests.recipe.packages import pure_wheel
 from tests.recipe.server import serve
 from tests.recipe.world import Done, World, make_world
 
@@ -45,26 +46,6 @@ def test_the_wheel_is_the_one_under_test():
 BAD = "def test_it():\n    assert 'the wheel' == 'another'\n"
 SKIPPED = "import pytest\n\ndef test_it():\n    pytest.skip('no GPU')\n"
 UNREADABLE = "import nothing_of_this_name\n"
-
-
-def pure_wheel(name: str, version: str, members: dict[str, bytes]) -> bytes:
-    info = f"{name}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    whole = {
-        **members,
-        f"{info}/METADATA": metadata.encode(),
-        f"{info}/WHEEL": tags.encode(),
-    }
-    record = "".join(small.record_row(key, value) for key, value in whole.items())
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for key, value in {
-            **whole,
-            f"{info}/RECORD": f"{record}{info}/RECORD,,\n".encode(),
-        }.items():
-            archive.writestr(key, value)
-    return out.getvalue()
 
 
 SMALLDEP = (
