@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from recipe import arch
+from recipe import arch, deepgemm
 from recipe.config import DEFAULT_ARCH, Archive, Base, Bases, Project
 from recipe.errors import UsageError
 from recipe.git import Store
@@ -58,6 +58,7 @@ class Plan:
     platform: str | None
     version: str
     not_carried: tuple[str, ...]
+    deepgemm: deepgemm.DeepGemm
 
 
 def resolve_series(project: Project, bases: Bases, base: Base, upstream: str = "vllm") -> Series:
@@ -113,6 +114,7 @@ def make_plan(
         platform=tag,
         version=f"{base.version}+sm12x.{bases.revision}",
         not_carried=not_carried(applied),
+        deepgemm=deepgemm.of_base(store, upstream.commit, base, compiled=False),
     )
 
 
@@ -201,6 +203,7 @@ def as_json(plan: Plan, settled: Settled) -> dict[str, Any]:
         ],
         "components_measured": settled.measured,
         "not_carried": list(plan.not_carried),
+        "deepgemm": deepgemm.as_json(plan.deepgemm),
     }
 
 
@@ -225,6 +228,7 @@ def as_text(plan: Plan, settled: Settled) -> str:
     width = max((len(component.name) for component in settled.components), default=0)
     for component in settled.components:
         lines.append(f"  {component.name:{width}}  {component.action:7}  {component.why}")
+    lines += deepgemm.as_lines(plan.deepgemm)
     if plan.not_carried:
         lines.append(f"in the source tree only, not in a wheel: {', '.join(plan.not_carried)}")
     return "\n".join(lines)
