@@ -3,11 +3,10 @@
 
     PYTHON benchmarks/deepgemm_functions.py v0.24.0 v0.25.0 ... > recipe/deepgemm.toml
 
-PYTHON must have torch (a CPU build will do) and be a CPython that the extensions are for, and there
-must be a C compiler. The wheels are those of bases.toml, from the cache. Each extension is loaded
-in a process of its own with empty libraries in CUDA's place, and says itself what it takes: pybind11
-writes signatures into docstrings, operators have schemas. Only functions that vLLM's code names are
-kept.
+PYTHON has torch (a CPU build will do) and is a CPython that the extensions are for; a C compiler is
+there. The wheels are those of bases.toml, from the cache. Each extension is loaded in a process
+of its own with empty libraries in CUDA's place, and says itself what it takes: pybind11 writes
+signatures into docstrings, operators have schemas. Only what vLLM's code names is kept.
 """
 
 from __future__ import annotations

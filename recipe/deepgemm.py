@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from recipe.config import Base
 from recipe.deepgemm_uses import WRAPPER, Use, uses_in
+from recipe.errors import ConfigError
 from recipe.git import Store
+from recipe.inner_given import Given
 
 # What pybind11 calls an argument that the binding gives no name.
 UNNAMED = re.compile(r"arg\d+$")
@@ -44,17 +46,17 @@ class Known:
 class DeepGemm:
     """The DeepGEMM of one wheel.
 
-    carried: the commit that is in it. pinned: the one that a compile takes; lifted says that it
-    isn't upstream's. sm12x: whether the carried one has kernels for 12.x, None if not known.
-    problems: why vLLM can't use the pinned one; None where it can't be told.
+    carried: the commit that is in it. pinned: the one that a compile takes. sm12x of each: whether
+    it has kernels for 12.x, None if that isn't known. problems: why vLLM can't use the pinned one;
+    None where it can't be told. at_hand: whether its source is there without asking anybody.
     """
 
     carried: str
     pinned: str
-    lifted: bool
-    sm12x: bool | None
-    means: str
+    carried_sm12x: bool | None
+    pinned_sm12x: bool | None
     problems: tuple[str, ...] | None
+    at_hand: bool
 
 
 @cache
@@ -155,46 +157,72 @@ def changed(use: Use, new: tuple[Argument, ...], old: tuple[Argument, ...]) -> s
     return ""
 
 
+def of_base(store: Store, commit: str, base: Base, given: Given | None = None) -> DeepGemm:
+    """What the vLLM tree at `commit` has of DeepGEMM; it is read only where the pin is lifted."""
+    pin = base.pin_of("deepgemm")
+    uses = uses_of(store, commit) if pin.pin != base.deepgemm.pin else ()
+    named = given is not None and given.has(pin)
+    at_hand = named or store.commit_of(pin.pin) is not None
+    return describe(base, uses, load_facts(), at_hand=at_hand)
+
+
 def describe(
-    base: Base, uses: Iterable[Use], facts: Mapping[str, Known], *, compiled: bool
+    base: Base, uses: Iterable[Use], facts: Mapping[str, Known], *, at_hand: bool = False
 ) -> DeepGemm:
-    """The DeepGEMM of a base's wheel. compiled: it is built here, from the pinned commit."""
+    """The DeepGEMM of a base's published wheel, and whether vLLM can use the pinned one."""
     pin = base.pin_of("deepgemm").pin
     own = base.deepgemm.pin
-    carried = pin if compiled else own
     new = facts.get(pin)
     if pin == own:
         problems: tuple[str, ...] | None = ()
     else:
         problems = None if new is None else check(uses, new, facts.get(own))
-    here = facts.get(carried)
     return DeepGemm(
-        carried=carried,
+        carried=own,
         pinned=pin,
-        lifted=pin != own,
-        sm12x=None if here is None else bool(here.sm120),
-        means=meaning(here, facts.get(pin), lifted=pin != own, compiled=compiled),
+        carried_sm12x=sm12x(facts.get(own)),
+        pinned_sm12x=sm12x(new),
         problems=problems,
+        at_hand=at_hand,
     )
 
 
-def of_base(store: Store, commit: str, base: Base, *, compiled: bool) -> DeepGemm:
-    """`describe` for the vLLM tree at `commit`, which is read only where the pin is lifted."""
-    lifted = base.pin_of("deepgemm").pin != base.deepgemm.pin
-    uses = uses_of(store, commit) if lifted else ()
-    return describe(base, uses, load_facts(), compiled=compiled)
+def sm12x(known: Known | None) -> bool | None:
+    return None if known is None else bool(known.sm120)
 
 
-def meaning(carried: Known | None, pinned: Known | None, *, lifted: bool, compiled: bool) -> str:
+def settled(deepgemm: DeepGemm, rebuilt: Collection[str]) -> DeepGemm:
+    """The same for a wheel some of whose components are compiled here."""
+    if COMPONENT not in rebuilt:
+        return deepgemm
+    return replace(deepgemm, carried=deepgemm.pinned, carried_sm12x=deepgemm.pinned_sm12x)
+
+
+def check_usable(deepgemm: DeepGemm) -> None:
+    """Before a compile of the pinned one: ConfigError where vLLM couldn't call what comes out."""
+    if deepgemm.problems is None:
+        raise ConfigError(
+            f"what DeepGEMM {deepgemm.pinned[:9]} takes isn't known",
+            means="This release's vLLM was written for another commit.",
+            next=f"{WRITE_FACTS} TAG...   # releases whose wheels carry it",
+        )
+    if deepgemm.problems:
+        raise ConfigError(
+            f"vLLM can't use DeepGEMM {deepgemm.pinned[:9]}: {'; '.join(deepgemm.problems[:3])}",
+            means="Calls would fail while models are served.",
+            next="lift the pin to another commit, or leave lifted.deepgemm out of bases.toml",
+        )
+
+
+def meaning(deepgemm: DeepGemm) -> str:
     """What a user of a 12.x GPU gets from it, in a sentence."""
-    if carried is None:
+    if deepgemm.carried_sm12x is None:
         return f"what it has for 12.x isn't known; {WRITE_FACTS} reads it from a wheel"
-    if carried.sm120:
-        text = "has kernels for 12.x, compiled when they are first used"
-    else:
-        text = "has no kernels for 12.x: there, what has a Triton fallback runs, and nothing else"
-    if lifted and not compiled and pinned is not None and pinned.sm120 and not carried.sm120:
-        text += f"; compiled from source ({COMPONENT}) it is {pinned.pin[:9]}, which has them"
+    if deepgemm.carried_sm12x:
+        return "has kernels for 12.x, compiled when they are first used"
+    text = "has no kernels for 12.x: there, what has a Triton fallback runs, and nothing else"
+    if deepgemm.carried != deepgemm.pinned and deepgemm.pinned_sm12x:
+        text += f"; compiled from source ({COMPONENT}) it is {deepgemm.pinned[:9]}, which has them"
     return text
 
 
@@ -202,20 +230,22 @@ def as_json(deepgemm: DeepGemm) -> dict[str, Any]:
     return {
         "carried": deepgemm.carried,
         "pinned": deepgemm.pinned,
-        "lifted": deepgemm.lifted,
-        "sm12x": deepgemm.sm12x,
-        "means": deepgemm.means,
+        "sm12x": deepgemm.carried_sm12x,
+        "pinned_sm12x": deepgemm.pinned_sm12x,
+        "means": meaning(deepgemm),
         "compatible": None if deepgemm.problems is None else not deepgemm.problems,
         "problems": list(deepgemm.problems or ()),
+        "source_at_hand": deepgemm.at_hand,
     }
 
 
 def as_lines(deepgemm: DeepGemm) -> list[str]:
-    lines = [f"deepgemm   {deepgemm.carried[:9]} {deepgemm.means}"]
+    lines = [f"deepgemm   {deepgemm.carried[:9]} {meaning(deepgemm)}"]
+    if deepgemm.carried != deepgemm.pinned and not deepgemm.at_hand:
+        lines.append(
+            "  its source isn't at hand (--sources deepgemm=PATH): the published one is kept"
+        )
+    pinned = deepgemm.pinned[:9]
     if deepgemm.problems is None:
-        said = f"what {deepgemm.pinned[:9]} takes isn't known: {WRITE_FACTS}"
-        lines.append(f"  {said}")
-    return [
-        *lines,
-        *(f"  {deepgemm.pinned[:9]} can't be used: {p}" for p in deepgemm.problems or ()),
-    ]
+        lines.append(f"  what {pinned} takes isn't known: {WRITE_FACTS}")
+    return [*lines, *(f"  {pinned} can't be used: {one}" for one in deepgemm.problems or ())]

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 WRAPPER = "vllm/utils/deep_gemm.py"
 WRAPPER_MODULE = "vllm.utils.deep_gemm"
 IMPORTER = "_import_deep_gemm"
+TAKES = re.compile(rf"deep_gemm import|{IMPORTER}|import ([\w.]+\.)?deep_gemm\b")
 MODULES = ("deep_gemm", "vllm.third_party.deep_gemm")
 
 
@@ -53,7 +55,9 @@ def uses_in(paths: Iterable[str], read: Callable[[str], str]) -> tuple[Use, ...]
     found = read_wrapper(read(WRAPPER))
     uses = list(found.uses)
     for path in sorted(set(paths) - {WRAPPER}):
-        uses += uses_of_file(ast.parse(read(path)), path, found)
+        text = read(path)
+        if TAKES.search(text):  # most files only name it, and parsing all takes seconds
+            uses += uses_of_file(ast.parse(text), path, found)
     return tuple(uses)
 
 
@@ -77,7 +81,7 @@ def read_wrapper(text: str) -> Wrapper:
                 )
             else:
                 uses.append(use)
-    uses += attribute_uses(tree, WRAPPER, {"dg", "_dg"})
+    uses += attribute_uses([*ast.walk(tree)], WRAPPER, {"dg", "_dg"})
     return Wrapper(uses=tuple(uses), forwarding=forwarding)
 
 
@@ -114,9 +118,10 @@ def deleted_keywords(function: ast.FunctionDef) -> Iterator[str]:
 
 def uses_of_file(tree: ast.Module, path: str, wrapper: Wrapper) -> Iterator[Use]:
     """Calls through the wrapper's forwarding functions, and of the package itself."""
+    nodes = [*ast.walk(tree)]
     local: dict[str, str] = {}
     owners: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module == WRAPPER_MODULE:
             local |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -126,28 +131,28 @@ def uses_of_file(tree: ast.Module, path: str, wrapper: Wrapper) -> Iterator[Use]
                 if alias.name in MODULES and (alias.asname or "." not in alias.name)
             }
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            called = [c.func.id for c in calls(node.value) if isinstance(c.func, ast.Name)]
-            if IMPORTER in called:
-                owners.add(node.targets[0].id)
-    for call in calls(tree):
+            value = node.value
+            if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+                owners |= {node.targets[0].id} if value.func.id == IMPORTER else set()
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
         name = call.func.id if isinstance(call.func, ast.Name) else ""
         forwarding = wrapper.forwarding.get(local.get(name, ""))
         if forwarding is not None:
             use = shape(call, f"{path}:{call.lineno}")
             kept = tuple(one for one in use.keywords if one not in forwarding.dropped)
             yield replace(use, names=forwarding.names, keywords=(*kept, *forwarding.added))
-    yield from attribute_uses(tree, path, owners)
+    yield from attribute_uses(nodes, path, owners)
 
 
-def attribute_uses(tree: ast.AST, path: str, owners: set[str]) -> Iterator[Use]:
+def attribute_uses(nodes: Sequence[ast.AST], path: str, owners: set[str]) -> Iterator[Use]:
     """``module.name`` for a variable that holds the package, called or not."""
     called: set[int] = set()
-    for call in calls(tree):
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
         name = attribute_of(call.func, owners)
         if name is not None:
             called.add(id(call.func))
             yield replace(shape(call, f"{path}:{call.lineno}"), names=(name,))
-    for node in ast.walk(tree):
+    for node in nodes:
         name = attribute_of(node, owners)
         if name is not None and id(node) not in called:
             yield Use(names=(name,), where=f"{path}:{getattr(node, 'lineno', 0)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recipe import run
 from recipe.archive import Entry, folder_entries, tar_entries
+from recipe.config import InnerPin
 from recipe.errors import SourceError, UsageError
 from recipe.git import ISOLATED
 from recipe.inner_git import repository_name
@@ -36,6 +37,14 @@ class Given:
     named: Mapping[str, Path] = field(default_factory=dict)
     offered: Mapping[str, Path] = field(default_factory=dict)
     mirrors: Mapping[str, Path] = field(default_factory=dict)
+
+    def has(self, pin: InnerPin) -> bool:
+        """Whether something was named for a source; what is in it isn't looked at."""
+        return (
+            pin.name in self.named
+            or pin.name in self.offered
+            or repository_name(pin.repository) in self.mirrors
+        )
 
 
 def parse_given(options: Sequence[str], known: Collection[str]) -> Given:

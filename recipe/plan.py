@@ -12,6 +12,7 @@ from recipe import arch, deepgemm
 from recipe.config import DEFAULT_ARCH, Archive, Base, Bases, Project
 from recipe.errors import UsageError
 from recipe.git import Store
+from recipe.inner_given import Given
 from recipe.native import Component, components, in_wheel
 from recipe.native_plan import Settled
 from recipe.overlay import (
@@ -93,6 +94,7 @@ def make_plan(
     platform: str,
     source: str,
     offline: bool,
+    given: Given | None = None,
 ) -> Plan:
     """Read sources, apply the series in the store and decide what becomes of every part."""
     asked = arch.parse(arch_list)
@@ -114,7 +116,7 @@ def make_plan(
         platform=tag,
         version=f"{base.version}+sm12x.{bases.revision}",
         not_carried=not_carried(applied),
-        deepgemm=deepgemm.of_base(store, upstream.commit, base, compiled=False),
+        deepgemm=deepgemm.of_base(store, upstream.commit, base, given),
     )
 
 
@@ -203,7 +205,7 @@ def as_json(plan: Plan, settled: Settled) -> dict[str, Any]:
         ],
         "components_measured": settled.measured,
         "not_carried": list(plan.not_carried),
-        "deepgemm": deepgemm.as_json(plan.deepgemm),
+        "deepgemm": deepgemm.as_json(deepgemm.settled(plan.deepgemm, settled.rebuild)),
     }
 
 
@@ -228,7 +230,7 @@ def as_text(plan: Plan, settled: Settled) -> str:
     width = max((len(component.name) for component in settled.components), default=0)
     for component in settled.components:
         lines.append(f"  {component.name:{width}}  {component.action:7}  {component.why}")
-    lines += deepgemm.as_lines(plan.deepgemm)
+    lines += deepgemm.as_lines(deepgemm.settled(plan.deepgemm, settled.rebuild))
     if plan.not_carried:
         lines.append(f"in the source tree only, not in a wheel: {', '.join(plan.not_carried)}")
     return "\n".join(lines)

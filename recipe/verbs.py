@@ -15,6 +15,7 @@ from recipe.config import Base, Bases, Project, load_bases
 from recipe.log import Log, say
 
 if TYPE_CHECKING:
+    from recipe.deepgemm import DeepGemm
     from recipe.native_stage import NativeOptions
     from recipe.plan import Plan
 
@@ -64,6 +65,7 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         platform=options.platform,
         source=options.source,
         offline=options.offline,
+        given=native.given,
     )
     wheel = published_wheel(project, made)
     settled = native_stage.foresee(project, made, native, wheel)
@@ -139,7 +141,7 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
     from dataclasses import asdict
     from itertools import pairwise
 
-    from recipe import catalog
+    from recipe import catalog, deepgemm
     from recipe.series import read_series
 
     patches = read_series(project)
@@ -153,8 +155,24 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
     for move in found:
         touched = f" (touched by {', '.join(move.patches)})" if move.patches else ""
         lines.append(f"{move.base} {move.pin}{touched}\n  - {move.old}\n  + {move.new}")
+    carried = {base.tag: deepgemm_of(project, base) for base in map(bases.find, options.tags)}
+    for tag, one in carried.items():
+        lines += [tag, *(f"  {line}" for line in deepgemm.as_lines(one))]
     show(options, "\n".join(lines))
-    return {"pinned": options.tags, "moved": [asdict(move) for move in found]}
+    return {
+        "pinned": options.tags,
+        "moved": [asdict(move) for move in found],
+        "deepgemm": {tag: deepgemm.as_json(one) for tag, one in carried.items()},
+    }
+
+
+def deepgemm_of(project: Project, base: Base) -> DeepGemm:
+    """The DeepGEMM of a release that was just pinned, whose source is in the store."""
+    from recipe import deepgemm
+    from recipe.sources import from_sdists, store_of
+
+    commit = from_sdists(project, [base], offline=True)[base.tag]
+    return deepgemm.of_base(store_of(project), commit, base)
 
 
 def run_test(options: argparse.Namespace, project: Project) -> dict[str, Any]:
