@@ -47,7 +47,9 @@ def make_work_repository(store: Store, folder: Path, *, head: str, tags: Mapping
     ignore_attributes(folder / ".git")
     try:
         with repository.git.custom_environment(**ISOLATED):
-            repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", update_head_ok=True)
+            # What came from a git host has no history in the store, and git leaves such refs out.
+            whole = {"update_head_ok": True, "update_shallow": True}
+            repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", **whole)
             repository.git.reset("--hard", "--quiet", "sm12x")
             for tag, commit in tags.items():
                 repository.create_tag(tag, ref=commit)
