@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,8 +112,12 @@ def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str]:
     }
 
 
-def read_builds(env: NativeEnv, place: Place) -> dict[str, Build]:
-    """Every component of a configured tree, by name."""
+def read_builds(env: NativeEnv, place: Place, known: Iterable[str] = ()) -> dict[str, Build]:
+    """Every component of a configured tree, by name.
+
+    known: names of components that may be there without a compile of CMake's own: DeepGEMM is built
+    by a script from v0.21 on. All that such a one shows are its commands.
+    """
     roots = {str(place.build): "build", str(place.tree): "tree"}
     folders = [*place.inner.values(), *place.defines.values()]
     roots.update({folder: f"inner/{Path(folder).name}" for folder in folders})
@@ -129,11 +133,16 @@ def read_builds(env: NativeEnv, place: Place) -> dict[str, Build]:
         )
         sources.setdefault(name, []).append((source, entry["command"]))
     closure = Closure([Path(root) for root in roots])
-    return {
+    scripted = {
+        name: Build(name=name, steps=(), link=shorten(said), files={})
+        for name in known
+        if name not in steps and (said := commands(env, place, name))
+    }
+    return scripted | {
         name: Build(
             name=name,
             steps=tuple(sorted(found, key=lambda step: step.source)),
-            link=shorten(link_command(env, place, name)),
+            link=shorten(commands(env, place, name).rpartition("\n")[2]),
             files={
                 shorten(str(path)): digest
                 for source, command in sources[name]
@@ -151,11 +160,13 @@ def component_of(output: str) -> str:
     return match[1]
 
 
-def link_command(env: NativeEnv, place: Place, name: str) -> str:
-    """The last command that ninja would run for a component."""
-    said = run.output([env.tool("ninja"), "-C", str(place.build), "-t", "commands", name])
-    lines = said.decode().splitlines()
-    return lines[-1] if lines else ""
+def commands(env: NativeEnv, place: Place, name: str) -> str:
+    """All that ninja would run for a component, the link last; empty if there is no such one."""
+    try:
+        said = run.output([env.tool("ninja"), "-C", str(place.build), "-t", "commands", name])
+    except run.CommandFailed:
+        return ""
+    return said.decode().strip()
 
 
 def include_dirs(command: str) -> tuple[Path, ...]:

@@ -8,10 +8,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe import run
-from recipe.config import Project
+from recipe import jobs, native_env, run, toolkit
+from recipe.config import Project, load_bases, open_project
+from recipe.errors import MachineError
 
 CACHE_BYTES = 8 << 30
+COMPILES = "build (for what is compiled)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Finding:
 
 
 def examine(project: Project) -> list[Finding]:
-    return [python(), git(), venv(), tar(), cache(project)]
+    return [python(), git(), venv(), tar(), cache(project), compiler(), ccache(), cuda(), memory()]
 
 
 def python() -> Finding:
@@ -93,6 +95,54 @@ def cache(project: Project) -> Finding:
         f"{CACHE_BYTES >> 30} GiB with its own torch)",
         needed_by="build",
         next="name a folder with room: SM12X_CACHE=DIR python build.py ...",
+    )
+
+
+def compiler() -> Finding:
+    try:
+        return Finding(
+            name="compiler", good=True, detail=native_env.compiler_version(), needed_by=COMPILES
+        )
+    except MachineError as error:
+        return Finding(
+            name="compiler",
+            good=False,
+            detail=error.what,
+            needed_by=COMPILES,
+            next="apt-get install g++, or build with --native none",
+        )
+
+
+def ccache() -> Finding:
+    """Not having it is no fault: a compile only takes longer the next time."""
+    found = shutil.which("ccache")
+    detail = found or "not on the PATH: objects are not remembered (apt-get install ccache)"
+    return Finding(name="ccache", good=True, detail=detail, needed_by=COMPILES)
+
+
+def cuda() -> Finding:
+    """The newest base's toolkit, or that it comes as packages; a wrong CUDA_HOME is a fault."""
+    wanted = load_bases(open_project().bases_file).releases[-1].cuda
+    try:
+        found, refused = toolkit.machine_toolkit(wanted, toolkit.candidates())
+    except MachineError as error:
+        return Finding(
+            name="cuda", good=False, detail=error.what, needed_by=COMPILES, next=error.next
+        )
+    packages = f"NVIDIA's packages of CUDA {wanted} are fetched when something is compiled"
+    why = found.why if found else "; ".join([packages, *refused])
+    return Finding(name="cuda", good=True, detail=why, needed_by=COMPILES)
+
+
+def memory() -> Finding:
+    free = jobs.free_memory()
+    _, why = jobs.choose_jobs(None, jobs.processors(), free, jobs.UNKNOWN_PEAK_BYTES)
+    return Finding(
+        name="memory",
+        good=free >= jobs.UNKNOWN_PEAK_BYTES,
+        detail=f"{free / 2**30:.1f} GiB free; compilers at once: {why}",
+        needed_by=COMPILES,
+        next="free some memory, or build with --native none",
     )
 
 

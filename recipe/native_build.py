@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from recipe.configure import Build, Place, Step, configure, read_builds
 from recipe.errors import AuditError, SourceError, UsageError
 from recipe.gpu_code import verdicts
 from recipe.inner import InnerSource, as_defines, as_env, inner_sources
+from recipe.inner_find import Kind as InnerKind
 from recipe.inner_find import Request, Series
 from recipe.inner_given import Given
+from recipe.inner_tree import working_copy
 from recipe.lock import hold
 from recipe.native_env import NativeEnv
 from recipe.sources import store_of
@@ -31,8 +33,10 @@ from recipe.stale import Reason, best, changed, enough, unserved
 from recipe.symbols import check_symbols
 from recipe.tree import Applied
 
+# Inner sources whose own build writes into their folder.
+BUILT_IN = ("deepgemm",)
 # Bump when what a configure is read for changes.
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +77,15 @@ def stale(
     env: NativeEnv,
     job: Job,
     published: Mapping[str, Mapping[str, Verdict]],
+    lifted: Iterable[Reason] = (),
 ) -> list[Reason]:
-    """What must be compiled for the patched tree on the asked architectures, each once."""
+    """What must be compiled for the patched tree on the asked architectures, each once.
+
+    lifted: components whose inner source is pinned to another commit than upstream's.
+    """
     pristine = configured(project, env, job, job.applied.base)
     patched = configured(project, env, job, job.applied.head)
-    reasons = changed(pristine, patched) + unserved(patched, published, job.asked)
+    reasons = [*changed(pristine, patched), *lifted, *unserved(patched, published, job.asked)]
     return list({reason.component: reason for reason in reversed(reasons)}.values())[::-1]
 
 
@@ -97,7 +105,7 @@ def configured(project: Project, env: NativeEnv, job: Job, commit: str) -> dict[
         place.tree.mkdir()
         store.export(commit, place.tree)
         configure(env, place, job.arch_list)
-        builds = read_builds(env, place)
+        builds = read_builds(env, place, job.base.components)
     scratch.write_whole(path, json.dumps([asdict(build) for build in builds.values()]).encode())
     return builds
 
@@ -115,7 +123,10 @@ def place_of(folder: Path, inner: tuple[InnerSource, ...], launcher: str | None 
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
     for one in inner:
-        (links / one.name).symlink_to(one.folder)
+        if one.name in BUILT_IN and one.kind != InnerKind.PLACEHOLDER:
+            working_copy(one.folder, links / one.name)
+        else:
+            (links / one.name).symlink_to(one.folder)
     linked = [replace(one, folder=links / one.name) for one in inner]
     return Place(
         tree=folder / "source",
@@ -162,9 +173,9 @@ def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) 
         cache = compiler_cache.ccache(job.cache, project.cache, work)
         place = prepare(project, job, work, inner, cache.tool if cache else None)
         configure(env, place, job.arch_list)
-        builds = read_builds(env, place)
+        builds = read_builds(env, place, job.base.components)
         check_names(names, builds, job)
-        used = {one.name: one.identity for one in inner if one.pinned or one.kind != "placeholder"}
+        used = {one.name: one.identity for one in inner if one.kind != InnerKind.PLACEHOLDER}
         keys = {n: component_store.key_of(builds[n], env.identity, used) for n in names}
         shelf = native / "components"
         files = {n: component_store.stored(shelf, n, keys[n]) for n in names}
@@ -190,7 +201,7 @@ def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) 
     return Rebuilt(
         files={name: found for name, found in files.items() if found is not None},
         keys=keys,
-        inner=tuple(one for one in inner if one.kind != "placeholder"),
+        inner=tuple(one for one in inner if one.kind != InnerKind.PLACEHOLDER),
         compiled=compiled,
     )
 

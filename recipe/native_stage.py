@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipe import deepgemm
 from recipe.compile import Compiled
 from recipe.config import Project
 from recipe.errors import MachineError, UsageError
@@ -17,7 +18,7 @@ from recipe.inner import as_record
 from recipe.inner_find import Series as InnerSeries
 from recipe.inner_given import Given
 from recipe.log import Log, say
-from recipe.native import Choice, Kind
+from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, obtainable, rebuild, stale
 from recipe.native_env import NativeEnv, native_env
 from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
@@ -77,14 +78,15 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
     if options.choice.kind != Kind.AUTO or not crossing_allowed(plan):
         return settle(options.choice, plan.components, None, {})
     published = verdicts(project, plan, wheel) if wheel else {}
-    if wheel and not candidates(plan.components, published, plan.arch.asked):
+    raised = lifted(plan)
+    if wheel and not (raised or candidates(plan.components, published, plan.arch.asked)):
         return settle(options.choice, plan.components, [], {})
     interpreter, version = find_python(plan.base, options.python)
     try:
         env = native_env(project, plan.base, interpreter, version, offline=True)
     except MachineError:
         return settle(options.choice, plan.components, None, {})
-    reasons = stale(project, env, job_of(plan, options), published)
+    reasons = stale(project, env, job_of(plan, options), published, raised)
     return settle(options.choice, plan.components, reasons, {})
 
 
@@ -98,28 +100,60 @@ def carry_out(
             raise other_machine(plan)
         return Native(settled=settle(choice, plan.components, None, {}))
     job = job_of(plan, options)
-    reasons: list[Reason] = []
-    missing: dict[str, str] = {}
     published: Verdicts = {}
     if choice.kind == Kind.AUTO:
         published = verdicts(project, plan, wheel)
-        if not candidates(plan.components, published, plan.arch.asked):
-            return Native(settled=settle(choice, plan.components, [], {}))
+        settled = without_cmake(project, plan, job, choice, published)
+        if settled is not None:
+            return Native(settled=told(settled))
     interpreter, version = find_python(plan.base, options.python)
+    missing: dict[str, str] = {}
     with log.stage("configure", "Asking upstream's CMake what is stale"):
         env = native_env(project, plan.base, interpreter, version, offline=options.offline)
-        reasons = stale(project, env, job, published)
+        reasons = stale(project, env, job, published, lifted(plan))
         if choice.kind == Kind.AUTO:
             _, missing = obtainable(project, job, reasons)
-    settled = settle(choice, plan.components, reasons, missing)
-    for name, what in missing.items():
-        say(f"  {name} stays as published: {what}")
+    settled = told(settle(choice, plan.components, reasons, missing))
     if not settled.rebuild:
         return Native(settled=settled)
+    if deepgemm.COMPONENT in settled.rebuild:
+        deepgemm.check_usable(plan.deepgemm)
     with log.stage("compile", f"Compiling {', '.join(settled.rebuild)}"):
         rebuilt = rebuild(project, env, job, settled.rebuild)
         say(f"  {describe(rebuilt)}")
     return Native(settled=settled, rebuilt=rebuilt, env=env)
+
+
+def without_cmake(
+    project: Project, plan: Plan, job: Job, choice: Choice, published: Verdicts
+) -> Settled | None:
+    """The answer where none is needed of CMake: nothing may be stale, or no source can be had."""
+    stale_ones = [c for c in plan.components if c.action == Action.STALE]
+    declared = {c.name: c.why.partition(";")[0] for c in stale_ones}
+    raised = {reason.component: reason.why for reason in lifted(plan)}
+    names = {*candidates(plan.components, published, plan.arch.asked), *raised}
+    unserved = "its published code serves no asked device"
+    whys = dict.fromkeys(names, unserved) | raised | declared
+    maybe = [Reason(component=name, why=whys[name]) for name in sorted(names)]
+    good, missing = obtainable(project, job, maybe)
+    return None if good else settle(choice, plan.components, maybe, missing)
+
+
+def lifted(plan: Plan) -> list[Reason]:
+    """DeepGEMM, where the overlay pins another commit than upstream's wheel carries."""
+    found = plan.deepgemm
+    if found.carried == found.pinned or not found.pinned_sm12x:
+        return []
+    why = f"bases.toml lifts DeepGEMM from {found.carried[:9]} to {found.pinned[:9]}"
+    return [Reason(component=deepgemm.COMPONENT, why=why)]
+
+
+def told(settled: Settled) -> Settled:
+    """Say what stays as published although it is stale: nobody should find out by running it."""
+    for component in settled.components:
+        if component.action == Action.STALE:
+            say(f"  {component.name} stays as published: {component.why}")
+    return settled
 
 
 def verdicts(project: Project, plan: Plan, wheel: Path) -> Verdicts:

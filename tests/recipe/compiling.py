@@ -37,8 +37,12 @@ SOURCES = {
     "CMakeLists.txt": CMAKE_LISTS,
     "csrc/shared.h": b"#pragma once\nint shared();\n",
     "csrc/_c/one.cpp": b'#include "shared.h"\nextern "C" int answer() { return 41; }\n',
-    "csrc/_c/two.cpp": b'extern "C" int other() { return 2; }\n',
-    "csrc/_moe_c/moe.cpp": b'extern "C" int experts() { return 8; }\n',
+    # auditwheel looks at a Python extension as such by its entry point.
+    "csrc/_c/two.cpp": b'extern "C" int other() { return 2; }\nextern "C" void PyInit__C() {}\n',
+    "csrc/_moe_c/moe.cpp": b"""\
+extern "C" int experts() { return 8; }
+extern "C" void PyInit__moe_C() {}
+""",
 }
 TREE = {**small.TREE, **SOURCES}
 LOOKED_FOR = [
