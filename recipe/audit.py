@@ -17,6 +17,8 @@ from recipe.arch import Verdict
 from recipe.fatbin import Kind
 from recipe.gpu_code import ComponentCode, judge, order
 
+MACHINE_CODE = frozenset({Verdict.NATIVE, Verdict.FAMILY, Verdict.SAME_MAJOR})
+
 
 class State(StrEnum):
     """What a device gets of a family of kernels, where that isn't code made for it."""
@@ -28,15 +30,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """A family that a device doesn't get as machine code.
+    """A family that a device doesn't get as machine code, or not all of it.
 
-    kernels: how many are in that state. targets: what they are compiled for. fails: why the device
-    counts as not served, empty if it doesn't matter.
+    kernels: how many are in that state. ready: how many it gets as machine code. targets: what
+    those in that state are compiled for. fails: why the device counts as not served, empty if it
+    doesn't matter.
     """
 
     family: str
     state: State
     kernels: int
+    ready: int
     targets: tuple[str, ...]
     fails: str
 
@@ -117,9 +121,8 @@ def tally(code: ComponentCode, capability: str) -> dict[str, Counter[Verdict]]:
 
 def served(kernels: Iterable[Mapping[str, Counter[Verdict]]]) -> frozenset[str]:
     """The families of which some component has machine code for the device."""
-    good = {Verdict.NATIVE, Verdict.FAMILY, Verdict.SAME_MAJOR}
     return frozenset(
-        family for one in kernels for family, found in one.items() if good & found.keys()
+        family for one in kernels for family, found in one.items() if MACHINE_CODE & found.keys()
     )
 
 
@@ -175,7 +178,14 @@ def gap(
         wanted = not expected_code.by_design(code.name, major) and not elsewhere
         if wanted and (required or sibling):
             fails = f"{family} is compiled for {' '.join(map(sm, targets))} only"
-    return Gap(family=family, state=state, kernels=number, targets=targets, fails=fails)
+    return Gap(
+        family=family,
+        state=state,
+        kernels=number,
+        ready=sum(counts[one] for one in MACHINE_CODE),
+        targets=targets,
+        fails=fails,
+    )
 
 
 def compiled_for(family: str, code: ComponentCode, kinds: tuple[Kind, ...]) -> tuple[str, ...]:

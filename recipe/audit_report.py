@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.arch import DEVICES
+from recipe.arch import DEVICES, Verdict
 from recipe.audit import Audit, Component, Device, Gap, Judged, State, sm
 from recipe.audit_diff import ComponentChange, FamilyChange, Presence
 from recipe.fatbin import Kind
@@ -93,6 +93,7 @@ def judged_json(judged: Judged) -> dict[str, Any]:
                 "family": gap.family,
                 "state": gap.state,
                 "kernels": gap.kernels,
+                "ready": gap.ready,
                 "targets": [sm(target) for target in gap.targets],
                 "fails": bool(gap.fails),
             }
@@ -143,9 +144,10 @@ def component_text(one: Component) -> list[str]:
         lines.append(f"  {device:5} {judged.verdict}: {judged.why}{units_text(judged)}")
     alike: dict[tuple[Gap, ...], list[str]] = defaultdict(list)
     for device, judged in one.devices.items():
-        alike[judged.gaps].append(device)
+        if judged.verdict != Verdict.NONE:  # else it is said already, of all that is in it
+            alike[judged.gaps].append(device)
     for gaps, devices in alike.items():
-        if gaps and one.code.units:
+        if gaps:
             lines += [f"  on {' and '.join(devices)}", *gap_lines(gaps)]
     return lines
 
@@ -166,10 +168,10 @@ def gap_lines(gaps: Iterable[Gap]) -> list[str]:
     lines = []
     for state, targets in worst:
         lines.append(f"    {WORDS[state]} {' '.join(sm(target) for target in targets)}")
-        lines += [
-            f"      {gap.kernels:5} {gap.family}{'  <-- not served' if gap.fails else ''}"
-            for gap in groups[state, targets]
-        ]
+        for gap in groups[state, targets]:
+            ready = f" (and {gap.ready} as machine code)" if gap.ready else ""
+            mark = "  <-- not served" if gap.fails else ""
+            lines.append(f"      {gap.kernels:5} {gap.family}{ready}{mark}")
     return lines
 
 

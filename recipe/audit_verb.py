@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 import zipfile
+import zlib
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from recipe import arch, audit_report
 from recipe.audit import audit, devices_of
@@ -87,7 +88,7 @@ def open_wheel(path: Path, bases: Bases) -> Wheel:
             metadata = HeaderParser().parsestr(archive.read(f"{info}/METADATA").decode())
             tags = HeaderParser().parsestr(archive.read(f"{info}/WHEEL").decode())
         name, version = metadata["Name"], str(Version(metadata["Version"]))
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, InvalidVersion, TypeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, TypeError) as error:
         raise AuditError(
             f"{path.name} is not a wheel, or is cut off: {error}",
             means="A wheel is a zip archive with a .dist-info folder; nothing of it was used.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def wheel_code(path: Path) -> tuple[ComponentCode, ...]:
             bare = Counter(component_name(file) for file in files)
             names = {f: n if bare[n := component_name(f)] == 1 else f for f in files}
             found = [read_object(names[f], f, wheel.read(f)) for f in sorted(files)]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise AuditError(
             f"{path.name} is not a wheel, or is cut off: {error}",
             means="A wheel is a zip archive; nothing of this file was used.",

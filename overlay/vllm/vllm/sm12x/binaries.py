@@ -54,7 +54,11 @@ class Extension:
         portable += [int(target[:-1]) for target in self.sass if target.endswith("f")]
         if any(divmod(target, 10) < capability and target // 10 == major for target in portable):
             return Verdict.SAME_MAJOR
-        if any(target.isdigit() and divmod(int(target), 10) <= capability for target in self.ptx):
+        # PTX for 120f is for its family, that for 120a for its own device.
+        plain = [divmod(int(target), 10) for target in self.ptx if target.isdigit()]
+        family = [divmod(int(target[:-1]), 10) for target in self.ptx if target.endswith("f")]
+        family = [target for target in family if target[0] == major]
+        if f"{own}a" in self.ptx or any(target <= capability for target in plain + family):
             return Verdict.PTX
         return Verdict.NO_CODE
 

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`audit`: what a wheel's devices get, what is missing, what differs, and wheels that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe.arch import parse, read_list
+from recipe.audit import devices_of
+from tests.recipe import small
+from tests.recipe.fatbins import AXPY, MARLIN_BF16, shared_object, unit
+from tests.recipe.world import Done, World
+
+FP4 = "_ZN7cutlass13device_kernelI12nv_float4_tEEvv"
+
+
+def wheel(world: World, *units: bytes, others: dict[str, bytes] | None = None) -> Path:
+    """A wheel of the small release whose `_C` holds these units."""
+    path = world.root / "dist" / "vllm-9.1.0-cp38-abi3-manylinux_2_28_x86_64.whl"
+    path.parent.mkdir(exist_ok=True)
+    members = {f"vllm/{name}.abi3.so": code for name, code in (others or {}).items()}
+    path.write_bytes(small.make_wheel(members, binary=shared_object(*units)))
+    return path
+
+
+def audit(world: World, path: Path, *args: str) -> Done:
+    return world.run("audit", str(path), *args)
+
+
+def components(done: Done) -> dict[str, Any]:
+    return {one["name"]: one for one in done.document["components"]}
+
+
+def test_a_wheel_that_serves_both_chips(world: World, tmp_path: Path) -> None:
+    fat = unit(tmp_path, ("80", "120f"), ("80",), kernels=(AXPY, MARLIN_BF16))
+    done = audit(world, wheel(world, fat), "--json")
+    assert done.status == 0, done.err
+    document = done.document
+    assert document["verdict"] == "served"
+    assert document["arch"] == ["12.0", "12.1"]
+    found = components(done)["_C"]
+    assert found["sass"] == ["sm_80", "sm_120f"]
+    assert found["ptx"] == ["sm_80"]
+    assert found["images"] == {"sass": {"sm_80": 1, "sm_120f": 1}, "ptx": {"sm_80": 1}}
+    assert found["verdict"] == {"12.0": "family", "12.1": "family"}
+    assert found["devices"]["12.1"]["gaps"] == []
+    assert found["devices"]["12.1"]["units"] == {"family": 1}
+    text = audit(world, wheel(world, fat))
+    assert "12.1 (DGX Spark GB10): served" in text.out
+    assert "SASS  sm_80 1  sm_120f 1" in text.out
+
+
+def test_marlin_from_ptx_counts_as_wrong(world: World, tmp_path: Path) -> None:
+    """The driver compiles it without complaint, so only an audit can say it."""
+    made = unit(tmp_path / "a", ("80", "120"), kernels=(AXPY,))
+    marlin = unit(tmp_path / "b", ("80",), ("80",), kernels=(MARLIN_BF16,))
+    done = audit(world, wheel(world, made, marlin), "--arch", "12.1", "--json")
+    assert done.status == 6
+    found = components(done)["_C"]["devices"]["12.1"]
+    assert found["verdict"] == "same-major"
+    assert not found["served"]
+    assert found["units"] == {"same-major": 1, "ptx": 1}
+    (gap,) = found["gaps"]
+    assert gap["family"] == "Marlin (bf16 activations)"
+    assert (gap["state"], gap["kernels"], gap["targets"]) == ("wrong", 1, ["sm_80"])
+    assert done.document["devices"]["12.1"]["verdict"] == "not-served"
+    assert "computes wrong results" in done.document["devices"]["12.1"]["reasons"][0]
+    assert done.next == "python build.py build --base v9.1.0 --arch '12.1' --native auto"
+    # On a device that PTX for sm_80 is right for, it is only PTX.
+    assert audit(world, wheel(world, made, marlin), "--arch", "8.6").status == 0
+
+
+def test_other_kernels_from_ptx_are_named_and_do_no_harm(world: World, tmp_path: Path) -> None:
+    done = audit(world, wheel(world, unit(tmp_path, ("80",), ("80",))), "--json")
+    assert done.status == 0, done.err
+    (gap,) = components(done)["_C"]["devices"]["12.0"]["gaps"]
+    assert (gap["family"], gap["state"]) == ("vllm::axpy", "ptx")
+
+
+def test_code_for_one_chip_alone_doesnt_serve_the_other(world: World, tmp_path: Path) -> None:
+    path = wheel(
+        world,
+        unit(tmp_path / "a", ("120f",), kernels=(AXPY,)),
+        unit(tmp_path / "b", ("120a",), kernels=("_Z6narrowv",)),
+    )
+    assert audit(world, path, "--arch", "12.0").status == 0
+    done = audit(world, path, "--arch", "12.1")
+    assert done.status == 6
+    assert "  _C: narrow is compiled for sm_120a only" in done.out
+
+
+def test_a_family_that_upstream_has_for_sm12x_mustnt_be_left_out(
+    world: World, tmp_path: Path
+) -> None:
+    other = unit(tmp_path / "a", ("100f", "90a"), kernels=(FP4,))
+    mine = unit(tmp_path / "b", ("90a", "120f"), kernels=(AXPY,))
+    done = audit(world, wheel(world, other, mine))
+    assert done.status == 6
+    assert "_C: CUTLASS FP4 GEMM is compiled for sm_90a sm_100f only" in done.out
+    # Another component may have it.
+    there = {"_other_C": shared_object(unit(tmp_path / "c", ("120f",), kernels=(FP4,)))}
+    assert audit(world, wheel(world, other, mine, others=there)).status == 0
+
+
+def test_a_component_without_code_fails_unless_it_is_for_other_devices(
+    world: World, tmp_path: Path
+) -> None:
+    mine = unit(tmp_path / "a", ("90a", "120f"))
+    hopper = shared_object(unit(tmp_path / "b", ("90a",)))
+    known = audit(world, wheel(world, mine, others={"_flashmla_C": hopper}), "--json")
+    assert known.status == 0, known.err
+    found = components(known)["_flashmla_C"]["devices"]["12.0"]
+    assert (found["verdict"], found["why"]) == ("none", "FlashMLA is written for SM90 and SM100")
+
+    unknown = audit(world, wheel(world, mine, others={"_qutlass_C": hopper}))
+    assert unknown.status == 6
+    assert "  _qutlass_C has no code it can run" in unknown.out
+    # On a device it is written for, FlashMLA is missed like any other.
+    blackwell = shared_object(unit(tmp_path / "c", ("100f",)))
+    done = audit(world, wheel(world, mine, others={"_flashmla_C": blackwell}), "--arch", "9.0")
+    assert done.status == 6
+    assert "_flashmla_C has no code it can run" in done.out
+
+
+def test_a_wheel_without_gpu_code_serves_no_device(world: World) -> None:
+    path = world.root / "x.whl"
+    path.write_bytes(small.make_wheel())
+    done = audit(world, path, "--json")
+    assert done.status == 6
+    assert components(done)["_C"]["verdict"]["12.0"] == "no-gpu-code"
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices"),
+    [
+        ("12.1", ("12.1",)),
+        ("12.0;12.1", ("12.0", "12.1")),
+        ("12.0f", ("12.0", "12.1")),
+        ("12.1a 9.0a 8.0+PTX", ("12.1", "9.0", "8.0")),
+        ("10.0f", ("10.0",)),
+    ],
+)
+def test_the_devices_that_a_list_means(asked: str, devices: tuple[str, ...]) -> None:
+    assert devices_of(read_list(asked)) == devices
+    if "12." in asked:
+        assert read_list(asked) == parse(asked)
+
+
+def upstream(world: World, *units: bytes) -> None:
+    """Let the package index have a wheel of the release with these units."""
+    content = small.make_wheel(binary=shared_object(*units))
+    for machine, name in small.WHEELS.items():
+        world.index.add("vllm", name, content)
+        world.wheels[machine] = content
+    text = small.bases_toml(world.sdist, world.wheels)
+    (world.root / "bases.toml").write_text(text, encoding="utf-8")
+
+
+def test_what_differs_from_upstreams_wheel(world: World, tmp_path: Path) -> None:
+    plain = unit(tmp_path / "a", ("80", "120"), kernels=(AXPY,))
+    upstream(world, plain, unit(tmp_path / "b", ("80",), ("80",), kernels=(MARLIN_BF16,)))
+    mended = unit(tmp_path / "c", ("80", "120f"), ("80",), kernels=(MARLIN_BF16,))
+    path = wheel(world, plain, mended, others={"_new": small.shared_object()})
+
+    done = audit(world, path, "--arch", "12.1", "--against", "upstream", "--json")
+
+    assert done.status == 0, done.err
+    against = done.document["against"]
+    assert against["wheel"] in small.WHEELS.values()
+    ours, new = (one for one in against["components"])
+    assert (ours["name"], ours["presence"], ours["same"]) == ("_C", "both", False)
+    assert (ours["sass"], ours["ptx"]) == ({"sm_120f": 1}, {})
+    assert ours["verdicts"] == {"12.1": {"there": "same-major", "here": "family"}}
+    assert ours["families"]["12.1"] == [
+        {"family": "Marlin (bf16 activations)", "there": {"ptx": 1}, "here": {"family": 1}}
+    ]
+    assert (new["name"], new["presence"]) == ("_new", "only-here")
+    text = audit(world, path, "--against", "upstream", "--offline").out
+    assert "      Marlin (bf16 activations): 1 ptx -> 1 family" in text
+    # What was read of the published wheel is kept.
+    assert len(list((world.cache / "gpu-code").iterdir())) == 1
+
+
+def test_any_two_wheels_can_be_compared(world: World, tmp_path: Path) -> None:
+    path = wheel(world, unit(tmp_path, ("120f",)))
+    done = audit(world, path, "--against", str(path), "--json")
+    assert done.status == 0, done.err
+    assert [one["same"] for one in done.document["against"]["components"]] == [True]
+
+
+def not_a_wheel(path: Path, content: bytes, how: str) -> None:
+    match how:
+        case "text":
+            path.write_text("no archive\n", encoding="utf-8")
+        case "cut off":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.touch()
+        case "no zip of a wheel":
+            path.write_bytes(b"PK\x05\x06" + bytes(18))
+        case "a damaged member":
+            at = content.index(b"vllm/_C.abi3.so") + 200
+            path.write_bytes(content[:at] + bytes(64) + content[at + 64 :])
+
+
+@pytest.mark.parametrize(
+    "how", ["text", "cut off", "empty", "no zip of a wheel", "a damaged member"]
+)
+def test_what_is_no_wheel_is_said_with_6(world: World, tmp_path: Path, how: str) -> None:
+    content = wheel(world, unit(tmp_path, ("120f",))).read_bytes()
+    path = tmp_path / "bad.whl"
+    not_a_wheel(path, content, how)
+    done = audit(world, path)
+    assert done.status == 6
+    assert "bad.whl" in done.err
+    assert done.next
+    assert done.out == ""
+
+
+def test_a_wheel_without_shared_objects_is_said_with_6(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "pure.whl"
+    text = small.make_wheel().replace(b"vllm/_C.abi3.so", b"vllm/_C.abi3.py")
+    path.write_bytes(text)
+    done = audit(world, path)
+    assert done.status == 6
+    assert "has no shared object" in done.err
+
+
+def test_damaged_gpu_code_is_said_with_6(world: World, tmp_path: Path) -> None:
+    fat = unit(tmp_path, ("120f",))
+    done = audit(world, wheel(world, b"\1" + fat[1:]))
+    assert done.status == 6
+    assert "vllm/_C.abi3.so: no fat binary at byte 0" in done.err
+    assert done.next == "look at it with NVIDIA's tool: cuobjdump --list-elf _C.abi3.so"
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (("--arch", "13.7"), "no such architecture: 13.7"),
+        (("--arch", ""), "nothing named"),
+        (("--against", "gone.whl"), "gone.whl is not a file"),
+    ],
+)
+def test_what_was_typed_wrongly_is_said_with_2(
+    world: World, tmp_path: Path, args: tuple[str, ...], what: str
+) -> None:
+    done = audit(world, wheel(world, unit(tmp_path, ("120f",))), *args)
+    assert done.status == 2
+    assert what in done.err
+    assert done.next
+
+
+def test_a_file_that_isnt_there_is_said_with_2(world: World) -> None:
+    done = audit(world, Path("gone.whl"))
+    assert done.status == 2
+    assert done.next == "python build.py audit dist/NAME.whl"
+
+
+def test_a_wheel_of_no_pinned_release_has_no_upstream_to_compare_with(
+    world: World, tmp_path: Path
+) -> None:
+    metadata = small.METADATA.replace(b"Version: 9.1.0", b"Version: 9.2.0")
+    path = tmp_path / "x.whl"
+    path.write_bytes(
+        small.make_wheel(metadata=metadata, binary=shared_object(unit(tmp_path, ("120f",))))
+    )
+    assert audit(world, path).status == 0
+    done = audit(world, path, "--against", "upstream")
+    assert done.status == 2
+    assert done.next == "python build.py bases add v9.2.0"
