@@ -18,7 +18,7 @@ from recipe import expected_code
 from recipe.config import Archive, Bases, Project, load_bases
 from recipe.download import fetch
 from recipe.fatbin import Kind
-from recipe.gpu_code import ComponentCode, wheel_code
+from recipe.gpu_code import ComponentCode, published_code, wheel_code
 from recipe.sources import from_sdist, store_of
 from tests.recipe.fatbins import run
 from tests.recipe.world import CHECKOUT, Checkout
@@ -29,13 +29,13 @@ CPU_SECONDS = 60  # of the processor: what else runs on the machine doesn't coun
 
 @cache
 def published(tag: str, cache_folder: Path) -> tuple[Path, tuple[ComponentCode, ...]]:
-    """The x86_64 wheel of a base and its code, read anew."""
+    """The x86_64 wheel of a base and its code."""
     base = load_bases(CHECKOUT / "bases.toml").find(tag)
     archive: Archive = base.wheels["x86_64"]
     path = fetch(
         archive, project="vllm", version=str(base.version), cache=cache_folder, offline=False
     )
-    return path, wheel_code(path)
+    return path, published_code(path, archive.sha256, cache_folder)
 
 
 def audited(real: Checkout, tag: str) -> tuple[int, dict[str, Any]]:
