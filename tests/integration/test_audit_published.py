@@ -19,6 +19,7 @@ from recipe.config import Archive, Bases, Project, load_bases
 from recipe.download import fetch
 from recipe.fatbin import Kind
 from recipe.gpu_code import ComponentCode, published_code, wheel_code
+from recipe.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
 from recipe.sources import from_sdist, store_of
 from tests.recipe.fatbins import run
 from tests.recipe.world import CHECKOUT, Checkout
@@ -158,3 +159,23 @@ KNOWN = {
     "fs_io_C",
     "spinloop",
 }
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_what_an_audit_requires_is_in_upstreams_lists(
+    real: Checkout, bases: Bases, tag: str
+) -> None:
+    """Each required family has an architecture list that names 12.0, on every base."""
+    project = Project(root=real.root, cache=real.cache)
+    commit = from_sdist(project, bases.find(tag), offline=False).commit
+    cmake = store_of(project).read(commit, "CMakeLists.txt").decode()
+    found = set(re.findall(r'intersection\((\w+) "[^"$]*\b12\.0', cmake))
+    lists = {
+        MARLIN: r"MARLIN_(?!MOE)\w*ARCHS",
+        MARLIN_MOE: r"MARLIN_MOE_\w*ARCHS",
+        SCALED_MM: r"SCALED_MM_ARCHS",
+        FP4_GEMM: r"FP4_\w*ARCHS",
+    }
+    assert set(lists) == set(expected_code.REQUIRED)
+    for family, pattern in lists.items():
+        assert any(re.fullmatch(pattern, name) for name in found), (family, sorted(found))
