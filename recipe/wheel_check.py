@@ -90,7 +90,8 @@ def binaries_tag(binaries: Mapping[str, Path], machine: str, cache: Path) -> str
                 archive.write(path, name)
             tags = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_{machine}\n"
             archive.writestr("compiled-0.dist-info/WHEEL", tags)
-            archive.writestr("compiled-0.dist-info/RECORD", "")
+            rows = "".join(f"{name},,\n" for name in sorted(binaries))
+            archive.writestr("compiled-0.dist-info/RECORD", rows)
             archive.writestr("compiled-0.dist-info/METADATA", "Name: compiled\nVersion: 0\n")
         return tag_of(wheel)
 

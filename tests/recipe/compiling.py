@@ -37,11 +37,16 @@ SOURCES = {
     "CMakeLists.txt": CMAKE_LISTS,
     "csrc/shared.h": b"#pragma once\nint shared();\n",
     "csrc/_c/one.cpp": b'#include "shared.h"\nextern "C" int answer() { return 41; }\n',
-    # auditwheel looks at a Python extension as such by its entry point.
-    "csrc/_c/two.cpp": b'extern "C" int other() { return 2; }\nextern "C" void PyInit__C() {}\n',
+    # auditwheel knows a Python extension by its entry point, and its libc by what it needs.
+    "csrc/_c/two.cpp": b"""\
+#include <cstdlib>
+extern "C" int other() { return 2; }
+extern "C" void PyInit__C() { abort(); }
+""",
     "csrc/_moe_c/moe.cpp": b"""\
+#include <cstdlib>
 extern "C" int experts() { return 8; }
-extern "C" void PyInit__moe_C() {}
+extern "C" void PyInit__moe_C() { abort(); }
 """,
 }
 TREE = {**small.TREE, **SOURCES}
