@@ -21,7 +21,7 @@ TAGS = [base.tag for base in load_bases(CHECKOUT / "bases.toml").releases]
 def test_every_topic_has_exactly_one_state(real: Checkout, tag: str) -> None:
     patches = read_series(Project(root=real.root, cache=real.cache))
 
-    plan = real.good("plan", "--base", tag, "--json").document
+    plan = real.good("plan", "--base", tag, "--native", "none", "--json").document
 
     assert plan["base"] == tag
     names = [row["topic"] for row in plan["topics"]]

@@ -61,7 +61,7 @@ def test_a_damaged_archive_in_the_cache_is_not_used(private: Checkout) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
-    done = without_network(private, "plan", "--base", "v0.20.2", "--offline")
+    done = without_network(private, "plan", "--base", "v0.20.2", "--native", "none", "--offline")
 
     assert done.returncode == 3
     assert "is not the pinned file" in done.stderr
