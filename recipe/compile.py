@@ -49,8 +49,9 @@ def compile_components(
     killed = jobs.killed_for_memory()
     took = run.measured(command, cwd=place.build, env=environment)
     if took.status != 0:
-        raise failed(place, components, count, killed)
-    if took.peak_bytes and took.cpu_seconds > 60:  # a run from the cache says nothing of nvcc
+        raise failed(place.build, f"{', '.join(components)} doesn't compile", count, killed)
+    # A run from the cache says nothing of nvcc, nor does one whose compilers a server starts.
+    if took.peak_bytes and took.cpu_seconds > 60 and not (cache and cache.serves):
         jobs.remember_peak(peaks, components, took.peak_bytes)
     return Compiled(
         installed={name: install(env, place, name, into / name) for name in components},
@@ -86,10 +87,8 @@ def install(env: NativeEnv, place: Place, name: str, folder: Path) -> dict[str, 
     return files
 
 
-def failed(
-    place: Place, components: tuple[str, ...], count: int, killed_before: int
-) -> CompileError | MachineError:
-    """Why ninja stopped: no memory, no disk, or the sources."""
+def failed(folder: Path, what: str, count: int, killed_before: int) -> CompileError | MachineError:
+    """Why a compile in `folder` stopped: no memory, no disk, or the sources (`what`)."""
     kept = "What was compiled is kept; the next run goes on from there."
     if jobs.killed_for_memory() > killed_before:
         return MachineError(
@@ -97,10 +96,10 @@ def failed(
             means=kept,
             next=f"the same command with --jobs {max(1, count // 2)}",
         )
-    if run.is_full(place.build):
-        return run.disk_full(place.build, "a compile stopped")
+    if run.is_full(folder):
+        return run.disk_full(folder, "a compile stopped")
     return CompileError(
-        f"{', '.join(components)} doesn't compile",
+        what,
         means=f"The lines above say which source and why. {kept}",
         next="mend the source's patch, or take upstream's binaries: --native none",
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ccache in front of each compiler: what was compiled once isn't compiled again.
+"""What stands in front of each compiler: what was compiled once isn't compiled again.
 
-An object's key must not depend on where a tree lies, or a second build tree of the same sources
+Here is ccache, on this machine's disk; recipe/sccache.py has the one that machines share. An
+object's key must not depend on where a tree lies, or a second build tree of the same sources
 would miss: paths below the work folder are made relative, and the working directory is left out.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +22,32 @@ MISSES = frozenset({"cache_miss"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompilerCache:
-    """tool: the launcher's path. variables: what it is told. log: a line per compile's result."""
-
-    tool: str
-    variables: dict[str, str]
-    log: Path
-
-
-@dataclass(frozen=True, kw_only=True)
 class Hits:
+    """Compiles that were answered from a cache and those that were not. note: what a reader of the
+    report must know besides, such as a shared cache that couldn't be reached."""
+
     hits: int
     misses: int
+    note: str = ""
 
     def __str__(self) -> str:
         whole = self.hits + self.misses
         share = 100 * self.hits / whole if whole else 0
-        return f"{self.hits} of {whole} from the compiler's cache ({share:.0f} %)"
+        said = f"{self.hits} of {whole} from the compiler's cache ({share:.0f} %)"
+        return f"{said}; {self.note}" if self.note else said
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompilerCache:
+    """tool: the launcher's path. variables: what it is told. count: what this build found.
+
+    serves: whether a server starts the compilers, so that they aren't among our own processes.
+    """
+
+    tool: str
+    variables: dict[str, str]
+    count: Callable[[], Hits]
+    serves: bool = False
 
 
 def ccache(asked: str, cache: Path, work: Path) -> CompilerCache | None:
@@ -63,13 +74,18 @@ def ccache(asked: str, cache: Path, work: Path) -> CompilerCache | None:
     }
     if "CCACHE_DIR" not in os.environ:
         variables |= {"CCACHE_DIR": str(cache / "ccache"), "CCACHE_MAXSIZE": LIMIT}
-    return CompilerCache(tool=tool, variables=variables, log=log)
+    return CompilerCache(tool=tool, variables=variables, count=lambda: logged(log))
 
 
 def hits(cache: CompilerCache) -> Hits:
-    """What this build found: each compile's result stands on a line of the log."""
+    """What this build found so far."""
+    return cache.count()
+
+
+def logged(log: Path) -> Hits:
+    """ccache writes each compile's result on a line of its log."""
     try:
-        lines = cache.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     return Hits(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -88,12 +89,18 @@ def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Measu
     sys.stderr.flush()
     start = time.monotonic()
     process = subprocess.Popen(
-        args, cwd=cwd, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=sys.stderr
+        args,
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        process_group=0,  # so that all it started can be stopped, setup.py's ninja too
     )
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
-        process.terminate()  # ninja stops its compilers and removes what they had half written
+        # ninja stops its compilers and removes what they had half written
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -114,6 +121,24 @@ def feed(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> subpro
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
+
+
+def background(
+    args: Sequence[str], *, env: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a server that the caller ends; what it says goes to `log`.
+
+    A group of its own keeps it alive while an interrupted build is being cleaned up.
+    """
+    with log.open("wb") as said:
+        return subprocess.Popen(
+            args,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            process_group=0,
+        )
 
 
 def pipe(source: Sequence[str], sink: Sequence[str], *, env: Mapping[str, str]) -> None:
