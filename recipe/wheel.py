@@ -26,6 +26,7 @@ from recipe.errors import AuditError, SourceError
 
 # The oldest date a zip archive can hold.
 DATE = (1980, 1, 1, 0, 0, 0)
+DATE_SECONDS = 315532800  # the same, as SOURCE_DATE_EPOCH counts
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of upstream's own build, by its setup.py, on a patched tree: ``--native all``.
+
+setup.py configures with CMake, compiles every extension, has cargo make the Rust frontend and packs
+a wheel. It may fetch at each of these steps; here it is given every source as a folder and, where
+the machine allows it, no network.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe import jobs, run, rust
+from recipe.compile import failed
+from recipe.compiler_cache import CompilerCache, Hits, hits
+from recipe.configure import Place, variables
+from recipe.errors import CompileError, MachineError, SourceError
+from recipe.native_env import NativeEnv
+from recipe.wheel import DATE_SECONDS
+
+# A CUDA build of every extension and its objects, unpacked.
+ROOM_BYTES = 12 << 30
+PEAK = ("all",)
+ASKED_FOR = re.compile(r"ENV\{(\w+_SRC_DIR)\}")
+# Compiled for a processor's own instructions only: nothing of it is read in a CUDA build.
+NOT_CUDA = "cpu_extension.cmake"
+# A network of its own, without a route to any other.
+ALONE = ("unshare", "--map-current-user", "--net")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be built, and where.
+
+    tree: the patched tree; setup.py writes into it. work: CMake's build folder and the wheel, kept
+    for the next run, which goes on there. inner: the folder of each inner source, by the
+    environment variable that upstream's CMake takes it from. version: the wheel's, ours. commit:
+    upstream's, for ``vllm/_version.py``. crates: a folder written by ``cargo vendor``, or None.
+    """
+
+    tree: Path
+    work: Path
+    inner: Mapping[str, Path]
+    arch_list: str
+    version: str
+    commit: str
+    crates: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """A wheel as setup.py packed it, and what that took. network: what kept it from fetching."""
+
+    wheel: Path
+    jobs: str
+    network: str
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    hits: Hits | None
+
+
+def build_whole(
+    env: NativeEnv,
+    order: Order,
+    *,
+    asked_jobs: int | None,
+    cache: CompilerCache | None,
+    peaks: Path,
+    offline: bool,
+) -> Whole:
+    """Run setup.py; SourceError (3), CompileError (5) or MachineError (8) if that can't be done.
+
+    `peaks` is the folder that remembers what memory a compiler took.
+    """
+    check_inner(order)
+    check_names(order, env, cache)
+    order.work.mkdir(parents=True, exist_ok=True)
+    run.check_disk(order.work, ROOM_BYTES, "a build of every extension")
+    frontend = rust.prepare(order.tree, order.work, order.crates, offline=offline)
+    peak = jobs.peak_of(peaks, PEAK)
+    count, why = jobs.choose_jobs(asked_jobs, jobs.processors(), jobs.free_memory(), peak)
+    environment = environ(env, order, count, cache) | frontend
+    prefix, network = alone()
+    wheels = order.work / "wheel"
+    shutil.rmtree(wheels, ignore_errors=True)
+    killed = jobs.killed_for_memory()
+    command = [*prefix, env.tool("python"), *setup(order.work, wheels)]
+    took = run.measured(command, cwd=order.tree, env=environment)
+    if took.status != 0:
+        raise failed(order.work, f"setup.py of {order.tree} stops", count, killed)
+    # Where a server compiles, its compilers are not among the processes that were measured.
+    if took.cpu_seconds > 60 and not (cache and cache.serves):
+        jobs.remember_peak(peaks, PEAK, took.peak_bytes)
+    return Whole(
+        wheel=only_wheel(wheels, order.version),
+        jobs=why,
+        network=network,
+        seconds=took.seconds,
+        cpu_seconds=took.cpu_seconds,
+        peak_bytes=took.peak_bytes,
+        hits=hits(cache) if cache else None,
+    )
+
+
+def setup(work: Path, wheels: Path) -> list[str]:
+    """As upstream's Dockerfile calls it; its objects lie outside of the tree."""
+    build = ["build", "--build-base", str(work / "build")]
+    return ["setup.py", *build, "bdist_wheel", "--dist-dir", str(wheels), "--py-limited-api=cp38"]
+
+
+def environ(
+    env: NativeEnv, order: Order, count: int, cache: CompilerCache | None
+) -> dict[str, str]:
+    """What setup.py, CMake, cargo and the compilers are told."""
+    place = Place(tree=order.tree, build=order.work / "build", inner=order.inner)
+    return variables(env, place, order.arch_list) | {
+        "CMAKE_ARGS": " ".join(f"-D{k}={v}" for k, v in cache_entries(env, cache).items()),
+        "CMAKE_BUILD_TYPE": "Release",
+        "FETCHCONTENT_BASE_DIR": str(order.work / "deps"),
+        "MAX_JOBS": str(count),
+        "NVCC_THREADS": "1",
+        "CARGO_BUILD_JOBS": str(count),
+        "VLLM_TARGET_DEVICE": "cuda",
+        "VLLM_VERSION_OVERRIDE": order.version,
+        "SETUPTOOLS_SCM_PRETEND_METADATA": f'{{node = "g{order.commit}"}}',
+        # Dates in the archive that bdist_wheel writes.
+        "SOURCE_DATE_EPOCH": str(DATE_SECONDS),
+        # Each of these lets setup.py take binaries from a wheel that it fetches.
+        "VLLM_USE_PRECOMPILED": "0",
+        "VLLM_USE_PRECOMPILED_RUST": "0",
+        "VLLM_PRECOMPILED_WHEEL_LOCATION": "",
+        "VLLM_PRECOMPILED_WHEEL_COMMIT": "",
+        "VLLM_DOCKER_BUILD_CONTEXT": "0",
+        "VLLM_DISABLE_SCCACHE": "1",  # the launcher is named in CMAKE_ARGS, if there is one
+        **(cache.variables if cache else {}),
+    }
+
+
+def cache_entries(env: NativeEnv, cache: CompilerCache | None) -> dict[str, str]:
+    """setup.py puts these after its own, so that they win: CMake's disconnection, the launcher."""
+    launcher = cache.tool if cache else ""
+    return {
+        "CMAKE_MAKE_PROGRAM": env.tool("ninja"),
+        "CMAKE_SKIP_RPATH": "OFF",
+        "FETCHCONTENT_FULLY_DISCONNECTED": "ON",
+        **{f"CMAKE_{name}_COMPILER_LAUNCHER": launcher for name in ("C", "CXX", "CUDA")},
+    }
+
+
+def wanted_sources(tree: Path) -> list[str]:
+    """The environment variables that upstream's CMake takes inner sources from."""
+    files = [tree / "CMakeLists.txt", *sorted((tree / "cmake").rglob("*.cmake"))]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.name != NOT_CUDA]
+    return sorted({name for text in texts for name in ASKED_FOR.findall(text)})
+
+
+def check_inner(order: Order) -> None:
+    """Every inner source must be a folder with something in it, before anything is compiled."""
+    wanted = wanted_sources(order.tree)
+    missing = [name for name in wanted if name not in order.inner]
+    empty = [
+        f"{name}={order.inner[name]}"
+        for name in wanted
+        if name in order.inner and not (order.inner[name].is_dir() and any_file(order.inner[name]))
+    ]
+    if missing or empty:
+        raise SourceError(
+            "a build of everything lacks inner sources: " + ", ".join([*missing, *empty]),
+            means="CMake would fetch them or go on without. Nothing was compiled.",
+            next="name folders for them: --sources DIR or --sources NAME=PATH",
+        )
+
+
+def any_file(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is not None
+
+
+def check_names(order: Order, env: NativeEnv, cache: CompilerCache | None) -> None:
+    """setup.py splits CMAKE_ARGS at blanks, so no path in it may have one."""
+    places = [str(order.work), str(order.tree), env.tool("ninja"), cache.tool if cache else ""]
+    blank = next((path for path in places if re.search(r"\s", path)), None)
+    if blank is not None:
+        raise MachineError(
+            f"there is a blank in {blank!r}",
+            means="Upstream's setup.py can't hand such a path to CMake.",
+            next="use folders without one: SM12X_CACHE=DIR python build.py ...",
+        )
+
+
+def alone() -> tuple[list[str], str]:
+    """What starts a command without a network; nothing where the machine doesn't allow that."""
+    try:
+        run.output([*ALONE, "true"])
+    except (run.CommandFailed, OSError):
+        return [], "CMake and cargo are told not to fetch (no network namespace on this machine)"
+    return [*ALONE], "a network namespace of its own"
+
+
+def only_wheel(folder: Path, version: str) -> Path:
+    found = sorted(folder.glob("*.whl"))
+    if len(found) != 1 or f"-{version}-" not in found[0].name:
+        names = ", ".join(path.name for path in found) or "none"
+        raise CompileError(
+            f"setup.py was to pack one wheel of version {version}; there is {names}",
+            means="The tree's setup.py doesn't take its version as upstream's does.",
+            next="look at get_vllm_version() in its setup.py",
+        )
+    return found[0]

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--native all`` on a small package that is built as vLLM is, with the real build tools."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipe import sccache, whole
+from recipe.compiler_cache import CompilerCache
+from recipe.config import Project
+from recipe.environment import QUIET_PIP, kept
+from recipe.errors import CompileError, MachineError, SourceError
+from recipe.native_env import COMPILE, NativeEnv
+from recipe.toolkit import Toolkit
+from tests.integration.standin import write_inner, write_tree
+from tests.recipe.world import Checkout
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = "9.1.0+sm12x.1"
+
+Build = Callable[..., whole.Whole]
+
+
+@pytest.fixture(scope="session")
+def tools(real: Checkout) -> NativeEnv:
+    """The build environment as it is locked, without torch and CUDA; kept in the cache."""
+    lock = ROOT / "requirements" / "native.lock"
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", *QUIET_PIP]
+        subprocess.run([*pip, "--require-hashes", "-r", str(lock)], check=True)
+
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = kept(
+        Project(root=ROOT, cache=real.cache),
+        f"standin-{digest}",
+        make,
+        {"lock": digest},
+        offline=False,
+        room=1 << 28,
+        purpose=COMPILE,
+    )
+    return NativeEnv(
+        folder=folder,
+        shelf=folder,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        torch="2.11.0",
+        toolkit=Toolkit(root=folder / "toolkit", version="13.0.88", why="none is needed"),
+        compiler="c++",
+    )
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A server on loopback that the build must not reach."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> whole.Order:
+    return whole.Order(
+        tree=write_tree(tmp_path / "tree"),
+        work=tmp_path / "work",
+        inner={"VLLM_CUTLASS_SRC_DIR": write_inner(tmp_path / "cutlass")},
+        arch_list="12.0;12.1",
+        version=VERSION,
+        commit="0123abcde",
+    )
+
+
+@pytest.fixture
+def build(tools: NativeEnv, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    monkeypatch.setenv("STANDIN_PORT", str(port))
+    monkeypatch.setattr(whole, "ROOM_BYTES", 1 << 20)
+
+    def run(order: whole.Order, cache: CompilerCache | None = None) -> whole.Whole:
+        return whole.build_whole(
+            tools, order, asked_jobs=2, cache=cache, peaks=tmp_path / "peaks", offline=True
+        )
+
+    return run
+
+
+def seen(wheel: Path) -> dict[str, Any]:
+    """What the package's setup.py noted of its surroundings."""
+    with zipfile.ZipFile(wheel) as archive:
+        return dict(json.loads(archive.read("vllm/seen.json")))
+
+
+def test_a_wheel_of_our_version_comes_out_of_named_sources(
+    build: Build, order: whole.Order, tmp_path: Path
+) -> None:
+    made = build(order)
+
+    assert made.wheel.name.startswith(f"vllm-{VERSION}-cp38-abi3-linux_")
+    with zipfile.ZipFile(made.wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+        version = archive.read("vllm/_version.py").decode()
+        dates = {info.date_time[0] for info in archive.infolist()}
+    assert f"__version__ = version = '{VERSION}'" in version
+    assert "commit_id = 'g0123abcde'" in version
+    assert dates == {1980}
+    extension = ctypes.CDLL(str(tmp_path / "unpacked" / "vllm" / "_C.abi3.so"))
+    extension.arch.restype = ctypes.c_char_p
+    assert extension.inner() == 7
+    assert extension.arch() == b"12.0,12.1"
+
+
+def test_a_build_of_everything_has_no_network(build: Build, order: whole.Order) -> None:
+    made = build(order)
+
+    told = seen(made.wheel)
+    assert told["reached"] == (made.network != "a network namespace of its own")
+    assert "-DFETCHCONTENT_FULLY_DISCONNECTED=ON" in told["CMAKE_ARGS"].split()
+
+
+def test_what_the_caller_set_does_not_bring_binaries_in(
+    build: Build, order: whole.Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_USE_PRECOMPILED", "1")
+    monkeypatch.setenv("VLLM_USE_PRECOMPILED_RUST", "1")
+    monkeypatch.setenv("VLLM_PRECOMPILED_WHEEL_LOCATION", "https://wheels.example/x.whl")
+    monkeypatch.setenv("VLLM_TARGET_DEVICE", "cpu")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+
+    told = seen(build(order).wheel)
+
+    assert told["VLLM_USE_PRECOMPILED"] == told["VLLM_USE_PRECOMPILED_RUST"] == "0"
+    assert told["VLLM_PRECOMPILED_WHEEL_LOCATION"] == ""
+    assert told["VLLM_TARGET_DEVICE"] == "cuda"
+    assert told["TORCH_CUDA_ARCH_LIST"] == "12.0;12.1"
+    assert told["MAX_JOBS"] == "2"
+
+
+def test_a_second_tree_is_served_by_the_cache_though_it_has_no_network(
+    build: Build, order: whole.Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("SCCACHE_")]:
+        monkeypatch.delenv(name)
+    project = Project(root=ROOT, cache=tmp_path / "cache")
+    other = replace(order, tree=write_tree(tmp_path / "other" / "tree"), work=tmp_path / "o")
+
+    made = []
+    for one in (order, other):
+        with sccache.compiler_cache("sccache", project, tmp_path, offline=False) as cache:
+            made.append(build(one, cache))
+
+    cold, warm = (one.hits for one in made)
+    assert cold is not None and warm is not None
+    assert (cold.hits, cold.misses) == (0, 2)
+    assert warm.hits >= 1  # the other source's tree is not below its working directory
+    assert seen(made[1].wheel)["reached"] is (made[1].network != whole.alone()[1])
+
+
+def test_no_launcher_is_taken_from_the_path_when_no_cache_is_asked_for(
+    build: Build, order: whole.Order, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trap = tmp_path / "bin" / "ccache"
+    trap.parent.mkdir()
+    trap.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    trap.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{trap.parent}{os.pathsep}{os.environ['PATH']}")
+
+    assert build(order).hits is None
+
+
+@pytest.mark.parametrize("lost", ["not named", "empty", "not there"])
+def test_an_inner_source_that_is_missing_is_named_before_anything_is_compiled(
+    build: Build, order: whole.Order, tmp_path: Path, lost: str
+) -> None:
+    folder = tmp_path / "nothing"
+    if lost == "empty":
+        folder.mkdir()
+    inner = {} if lost == "not named" else {"VLLM_CUTLASS_SRC_DIR": folder}
+
+    with pytest.raises(SourceError) as error:
+        build(replace(order, inner=inner))
+
+    assert error.value.exit_code == 3
+    assert "VLLM_CUTLASS_SRC_DIR" in str(error.value)
+    assert "ONEDNN" not in str(error.value)
+    assert not order.work.exists()
+
+
+def test_a_source_that_does_not_compile_stops_it_and_the_next_run_goes_on(
+    build: Build, order: whole.Order
+) -> None:
+    broken = order.tree / "csrc" / "two.cpp"
+    good = broken.read_text(encoding="utf-8")
+    broken.write_text("#error not yet\n", encoding="utf-8")
+    with pytest.raises(CompileError) as error:
+        build(order)
+    assert error.value.exit_code == 5
+    assert "the next run goes on from there" in str(error.value)
+    first = next((order.work / "build").rglob("one.cpp.o")).stat().st_mtime_ns
+    broken.write_text(good, encoding="utf-8")
+
+    build(order)
+
+    assert next((order.work / "build").rglob("one.cpp.o")).stat().st_mtime_ns == first
+
+
+def test_a_setup_that_takes_another_version_is_refused(build: Build, order: whole.Order) -> None:
+    path = order.tree / "setup.py"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("version=version,", 'version="1.0",'), encoding="utf-8")
+
+    with pytest.raises(CompileError, match="there is vllm-1"):
+        build(order)
+
+
+def test_a_folder_with_a_blank_is_refused(build: Build, order: whole.Order, tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="blank") as error:
+        build(replace(order, work=tmp_path / "my work"))
+
+    assert error.value.exit_code == 8
+
+
+def test_a_disk_without_room_is_said_before_the_compile(
+    build: Build, order: whole.Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "ROOM_BYTES", 1 << 60)
+
+    with pytest.raises(MachineError, match="no room"):
+        build(order)
