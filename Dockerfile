@@ -1,0 +1,63 @@
+# syntax=docker/dockerfile:1
+# A wheel on a build farm: the release path, with every extension compiled.
+#
+#   docker build --build-context sources=DIR --output dist .
+#
+# README.md, "On a build farm", has the arguments and what DIR holds.
+
+# Any Debian or Ubuntu with Python 3.11 or newer. Its CUDA toolkit is used if it is of the version
+# torch was built with; else NVIDIA's packages are. Pin it by digest: name@sha256:...
+ARG BASE_IMAGE=nvidia/cuda:13.0.3-devel-ubuntu24.04
+
+# Inner sources by name; --build-context sources=DIR puts a folder in this stage's place.
+FROM scratch AS sources
+WORKDIR /
+
+FROM ${BASE_IMAGE} AS tools
+# The toolchain that upstream's rust-toolchain.toml names (v0.22 and later); empty: no Rust.
+ARG RUST=1.95
+ENV RUSTUP_HOME=/opt/rust PATH=/opt/cargo/bin:$PATH
+# Versions are the base image's: it is what is pinned.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends \
+        ca-certificates ccache g++ git make perl python3 python3-dev python3-venv \
+        ${RUST:+rustup} \
+    && rm -rf /var/lib/apt/lists/* \
+    && if [ -n "$RUST" ]; then rustup toolchain install --profile minimal "$RUST"; fi \
+    && useradd --create-home --uid 10001 --user-group builder
+USER 10001:10001
+WORKDIR /home/builder/vllm-sm12x
+COPY --chown=10001:10001 . .
+
+# The same paths on every machine: nvcc's objects hold paths, and sccache's keys follow them.
+FROM tools AS build
+ARG BASE=latest
+ARG ARCH="12.0;12.1"
+ARG NATIVE=all
+ARG PLATFORM=auto
+ARG JOBS=
+ARG COMPILER_CACHE=
+ARG TEST_TORCH=
+ENV BASE=$BASE ARCH=$ARCH NATIVE=$NATIVE PLATFORM=$PLATFORM JOBS=$JOBS \
+    COMPILER_CACHE=$COMPILER_CACHE TEST_TORCH=$TEST_TORCH HOME=/home/builder PYTHONUNBUFFERED=1
+
+# Without tests: for a machine that has no room for a test environment.
+FROM build AS build-untested
+RUN --mount=type=cache,target=/home/builder/.cache,uid=10001,gid=10001 \
+    --mount=type=bind,from=sources,target=/sources \
+    --mount=type=secret,id=sccache,uid=10001,required=false \
+    ./tools/image_build.sh --no-test
+
+# The wheel is put in its place only if its tests pass.
+FROM build AS build-tested
+RUN --mount=type=cache,target=/home/builder/.cache,uid=10001,gid=10001 \
+    --mount=type=bind,from=sources,target=/sources \
+    --mount=type=secret,id=sccache,uid=10001,required=false \
+    ./tools/image_build.sh
+
+FROM scratch AS untested
+COPY --from=build-untested /home/builder/dist/*.whl* /
+
+FROM scratch AS wheel
+COPY --from=build-tested /home/builder/dist/*.whl* /
