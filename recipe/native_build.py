@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from recipe import compiler_cache, component_store, scratch
+from recipe import component_store, sccache, scratch
 from recipe.arch import Verdict
 from recipe.compile import Compiled, compile_components
 from recipe.config import Base, Project
@@ -169,8 +169,10 @@ def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) 
     native = project.cache / "native"
     key = hashlib.sha256(json.dumps([str(env.folder), job.arch_list]).encode()).hexdigest()[:8]
     work = native / "work" / f"{job.base.tag}-{key}"
-    with hold(project.cache / "locks" / f"native-{work.name}.lock", f"the build of {work.name}"):
-        cache = compiler_cache.ccache(job.cache, project.cache, work)
+    with (
+        hold(project.cache / "locks" / f"native-{work.name}.lock", f"the build of {work.name}"),
+        sccache.compiler_cache(job.cache, project, work, offline=job.offline) as cache,
+    ):
         place = prepare(project, job, work, inner, cache.tool if cache else None)
         configure(env, place, job.arch_list)
         builds = read_builds(env, place, job.base.components)

@@ -204,6 +204,7 @@ def took_of(made: Compiled) -> dict[str, Any]:
         "peak_bytes": made.peak_bytes,
         "cache_hits": made.hits.hits if made.hits else None,
         "cache_misses": made.hits.misses if made.hits else None,
+        "cache_note": made.hits.note if made.hits else None,
     }
 
 

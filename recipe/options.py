@@ -66,9 +66,9 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=positive, help="compilers at once (default: by memory)")
     parser.add_argument(
         "--compiler-cache",
-        choices=("auto", "ccache", "none"),
+        choices=("auto", "ccache", "sccache", "none"),
         default="auto",
-        help="auto: ccache if this machine has it",
+        help="auto: sccache if the environment names a shared cache, else ccache if it is there",
     )
     parser.add_argument("--python", metavar="3.N", help="compile and test with this Python")
 

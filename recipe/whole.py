@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from recipe.wheel import DATE_SECONDS
 ROOM_BYTES = 12 << 30
 PEAK = ("all",)
 ASKED_FOR = re.compile(r"ENV\{(\w+_SRC_DIR)\}")
+OVERRIDE = "FETCHCONTENT_SOURCE_DIR_"
 # Compiled for a processor's own instructions only: nothing of it is read in a CUDA build.
 NOT_CUDA = "cpu_extension.cmake"
 # A network of its own, without a route to any other.
@@ -36,19 +36,24 @@ ALONE = ("unshare", "--map-current-user", "--net")
 class Order:
     """What is to be built, and where.
 
-    tree: the patched tree; setup.py writes into it. work: CMake's build folder and the wheel, kept
-    for the next run, which goes on there. inner: the folder of each inner source, by the
-    environment variable that upstream's CMake takes it from. version: the wheel's, ours. commit:
-    upstream's, for ``vllm/_version.py``. crates: a folder written by ``cargo vendor``, or None.
+    place: the patched tree, which setup.py writes into; the build folder, where the next run goes
+    on; and a folder for every inner source. version: the wheel's, ours. commit: upstream's, for
+    ``vllm/_version.py``. crates: a folder written by ``cargo vendor``, or None.
     """
 
-    tree: Path
-    work: Path
-    inner: Mapping[str, Path]
+    place: Place
     arch_list: str
     version: str
     commit: str
     crates: Path | None = None
+
+    @property
+    def tree(self) -> Path:
+        return self.place.tree
+
+    @property
+    def work(self) -> Path:
+        return self.place.build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,7 @@ def build_whole(
 
 def setup(work: Path, wheels: Path) -> list[str]:
     """As upstream's Dockerfile calls it; its objects lie outside of the tree."""
-    build = ["build", "--build-base", str(work / "build")]
+    build = ["build", "--build-base", str(work)]
     return ["setup.py", *build, "bdist_wheel", "--dist-dir", str(wheels), "--py-limited-api=cp38"]
 
 
@@ -117,9 +122,9 @@ def environ(
     env: NativeEnv, order: Order, count: int, cache: CompilerCache | None
 ) -> dict[str, str]:
     """What setup.py, CMake, cargo and the compilers are told."""
-    place = Place(tree=order.tree, build=order.work / "build", inner=order.inner)
-    return variables(env, place, order.arch_list) | {
-        "CMAKE_ARGS": " ".join(f"-D{k}={v}" for k, v in cache_entries(env, cache).items()),
+    entries = cache_entries(env, order.place, cache)
+    return variables(env, order.place, order.arch_list) | {
+        "CMAKE_ARGS": " ".join(f"-D{name}={value}" for name, value in entries.items()),
         "CMAKE_BUILD_TYPE": "Release",
         "FETCHCONTENT_BASE_DIR": str(order.work / "deps"),
         "MAX_JOBS": str(count),
@@ -141,14 +146,14 @@ def environ(
     }
 
 
-def cache_entries(env: NativeEnv, cache: CompilerCache | None) -> dict[str, str]:
+def cache_entries(env: NativeEnv, place: Place, cache: CompilerCache | None) -> dict[str, str]:
     """setup.py puts these after its own, so that they win: CMake's disconnection, the launcher."""
     launcher = cache.tool if cache else ""
     return {
         "CMAKE_MAKE_PROGRAM": env.tool("ninja"),
-        "CMAKE_SKIP_RPATH": "OFF",
         "FETCHCONTENT_FULLY_DISCONNECTED": "ON",
         **{f"CMAKE_{name}_COMPILER_LAUNCHER": launcher for name in ("C", "CXX", "CUDA")},
+        **place.defines,
     }
 
 
@@ -161,13 +166,11 @@ def wanted_sources(tree: Path) -> list[str]:
 
 def check_inner(order: Order) -> None:
     """Every inner source must be a folder with something in it, before anything is compiled."""
+    named = {name: Path(folder) for name, folder in order.place.inner.items()}
+    named |= defined(order.place)
     wanted = wanted_sources(order.tree)
-    missing = [name for name in wanted if name not in order.inner]
-    empty = [
-        f"{name}={order.inner[name]}"
-        for name in wanted
-        if name in order.inner and not (order.inner[name].is_dir() and any_file(order.inner[name]))
-    ]
+    missing = [name for name in wanted if key_of(name) not in map(key_of, named)]
+    empty = [f"{name}={folder}" for name, folder in named.items() if not holds_files(folder)]
     if missing or empty:
         raise SourceError(
             "a build of everything lacks inner sources: " + ", ".join([*missing, *empty]),
@@ -176,8 +179,22 @@ def check_inner(order: Order) -> None:
         )
 
 
-def any_file(folder: Path) -> bool:
-    return next(folder.iterdir(), None) is not None
+def defined(place: Place) -> dict[str, Path]:
+    """The inner sources that CMake is told of by its own entries, by the name in them."""
+    return {
+        name.removeprefix(OVERRIDE): Path(value)
+        for name, value in place.defines.items()
+        if name.startswith(OVERRIDE)
+    }
+
+
+def key_of(name: str) -> str:
+    """VLLM_FLASH_ATTN_SRC_DIR and VLLM-FLASH-ATTN are the same source."""
+    return re.sub(r"[^A-Z0-9]", "", name.removesuffix("_SRC_DIR").upper())
+
+
+def holds_files(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.iterdir(), None) is not None
 
 
 def check_names(order: Order, env: NativeEnv, cache: CompilerCache | None) -> None:

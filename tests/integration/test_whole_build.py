@@ -22,6 +22,7 @@ import pytest
 from recipe import sccache, whole
 from recipe.compiler_cache import CompilerCache
 from recipe.config import Project
+from recipe.configure import Place
 from recipe.environment import QUIET_PIP, kept
 from recipe.errors import CompileError, MachineError, SourceError
 from recipe.native_env import COMPILE, NativeEnv
@@ -80,9 +81,11 @@ def port() -> Iterator[int]:
 @pytest.fixture
 def order(tmp_path: Path) -> whole.Order:
     return whole.Order(
-        tree=write_tree(tmp_path / "tree"),
-        work=tmp_path / "work",
-        inner={"VLLM_CUTLASS_SRC_DIR": write_inner(tmp_path / "cutlass")},
+        place=Place(
+            tree=write_tree(tmp_path / "tree"),
+            build=tmp_path / "build",
+            inner={"VLLM_CUTLASS_SRC_DIR": str(write_inner(tmp_path / "cutlass"))},
+        ),
         arch_list="12.0;12.1",
         version=VERSION,
         commit="0123abcde",
@@ -159,7 +162,8 @@ def test_a_second_tree_is_served_by_the_cache_though_it_has_no_network(
     for name in [name for name in os.environ if name.startswith("SCCACHE_")]:
         monkeypatch.delenv(name)
     project = Project(root=ROOT, cache=tmp_path / "cache")
-    other = replace(order, tree=write_tree(tmp_path / "other" / "tree"), work=tmp_path / "o")
+    place = replace(order.place, tree=write_tree(tmp_path / "other" / "tree"), build=tmp_path / "o")
+    other = replace(order, place=place)
 
     made = []
     for one in (order, other):
@@ -192,15 +196,28 @@ def test_an_inner_source_that_is_missing_is_named_before_anything_is_compiled(
     folder = tmp_path / "nothing"
     if lost == "empty":
         folder.mkdir()
-    inner = {} if lost == "not named" else {"VLLM_CUTLASS_SRC_DIR": folder}
+    inner = {} if lost == "not named" else {"VLLM_CUTLASS_SRC_DIR": str(folder)}
 
     with pytest.raises(SourceError) as error:
-        build(replace(order, inner=inner))
+        build(replace(order, place=replace(order.place, inner=inner)))
 
     assert error.value.exit_code == 3
     assert "VLLM_CUTLASS_SRC_DIR" in str(error.value)
     assert "ONEDNN" not in str(error.value)
     assert not order.work.exists()
+
+
+def test_a_source_may_be_named_by_an_entry_of_cmake_instead(
+    build: Build, order: whole.Order, tmp_path: Path
+) -> None:
+    entry = {"FETCHCONTENT_SOURCE_DIR_VLLM-CUTLASS": order.place.inner["VLLM_CUTLASS_SRC_DIR"]}
+    place = replace(order.place, inner={}, defines=entry)
+
+    whole.check_inner(replace(order, place=place))
+
+    (tmp_path / "cutlass").rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="VLLM-CUTLASS="):
+        whole.check_inner(replace(order, place=place))
 
 
 def test_a_source_that_does_not_compile_stops_it_and_the_next_run_goes_on(
@@ -213,12 +230,12 @@ def test_a_source_that_does_not_compile_stops_it_and_the_next_run_goes_on(
         build(order)
     assert error.value.exit_code == 5
     assert "the next run goes on from there" in str(error.value)
-    first = next((order.work / "build").rglob("one.cpp.o")).stat().st_mtime_ns
+    first = next(order.work.rglob("one.cpp.o")).stat().st_mtime_ns
     broken.write_text(good, encoding="utf-8")
 
     build(order)
 
-    assert next((order.work / "build").rglob("one.cpp.o")).stat().st_mtime_ns == first
+    assert next(order.work.rglob("one.cpp.o")).stat().st_mtime_ns == first
 
 
 def test_a_setup_that_takes_another_version_is_refused(build: Build, order: whole.Order) -> None:
@@ -232,7 +249,7 @@ def test_a_setup_that_takes_another_version_is_refused(build: Build, order: whol
 
 def test_a_folder_with_a_blank_is_refused(build: Build, order: whole.Order, tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="blank") as error:
-        build(replace(order, work=tmp_path / "my work"))
+        build(replace(order, place=replace(order.place, build=tmp_path / "my work")))
 
     assert error.value.exit_code == 8
 
