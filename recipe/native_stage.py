@@ -22,9 +22,11 @@ from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, obtainable, rebuild, stale
 from recipe.native_env import NativeEnv, native_env
 from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
+from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
 from recipe.stale import Reason
 from recipe.testing import find_python
+from recipe.whole import Whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,14 @@ class NativeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Native:
-    """What became of the components; rebuilt and env are None where nothing was compiled."""
+    """What became of the components; all others are None where nothing was compiled.
+
+    whole: upstream's own build of everything, in the place of single components.
+    """
 
     settled: Settled
     rebuilt: Rebuilt | None = None
+    whole: WholeBuild | None = None
     env: NativeEnv | None = None
 
     @property
@@ -96,10 +102,12 @@ def carry_out(
     """For a build: compile what is named, or (auto) what is stale and whose sources can be had."""
     choice = options.choice
     if choice.kind == Kind.NONE or not crossing_allowed(plan):
-        if choice.kind == Kind.NAMED:
+        if choice.kind in (Kind.NAMED, Kind.ALL):
             raise other_machine(plan)
         return Native(settled=settle(choice, plan.components, None, {}))
     job = job_of(plan, options)
+    if choice.kind == Kind.ALL:
+        return everything(project, plan, options, job, log)
     published: Verdicts = {}
     if choice.kind == Kind.AUTO:
         published = verdicts(project, plan, wheel)
@@ -122,6 +130,18 @@ def carry_out(
         rebuilt = rebuild(project, env, job, settled.rebuild)
         say(f"  {describe(rebuilt)}")
     return Native(settled=settled, rebuilt=rebuilt, env=env)
+
+
+def everything(project: Project, plan: Plan, options: NativeOptions, job: Job, log: Log) -> Native:
+    """--native all."""
+    deepgemm.check_usable(plan.deepgemm)
+    interpreter, version = find_python(plan.base, options.python)
+    env = native_env(project, plan.base, interpreter, version, offline=options.offline)
+    with log.stage("compile", "Running the whole of upstream's build"):
+        made = whole(project, env, job, plan.version)
+        say(f"  {how_long(made.built)}; network: {made.built.network}")
+    settled = settle(options.choice, plan.components, None, {})
+    return Native(settled=settled, whole=made, env=env)
 
 
 def without_cmake(
@@ -175,9 +195,12 @@ def other_machine(plan: Plan) -> UsageError:
 
 def describe(rebuilt: Rebuilt) -> str:
     """How the compile went, on one line."""
-    made = rebuilt.compiled
-    if made is None:
+    if rebuilt.compiled is None:
         return "all of it was compiled before, from the same inputs"
+    return how_long(rebuilt.compiled)
+
+
+def how_long(made: Compiled | Whole) -> str:
     cached = f", {made.hits}" if made.hits else ""
     return (
         f"{made.seconds:.0f} s, {made.cpu_seconds:.0f} s of all processors, jobs {made.jobs}, "
@@ -187,16 +210,15 @@ def describe(rebuilt: Rebuilt) -> str:
 
 def as_report(native: Native) -> dict[str, Any] | None:
     """For the build's report: what compiled, for how long and from what."""
-    if native.rebuilt is None or native.env is None:
+    if native.env is None:
         return None
-    made = native.rebuilt.compiled
-    took: dict[str, Any] = {}
-    if made is not None:
-        took = took_of(made)
+    made = native.whole.built if native.whole else None
+    compiled = made or (native.rebuilt.compiled if native.rebuilt else None)
+    took = took_of(compiled) if compiled else {}
     return {**as_built(native), "toolkit_from": native.env.toolkit.why, "took": took}
 
 
-def took_of(made: Compiled) -> dict[str, Any]:
+def took_of(made: Compiled | Whole) -> dict[str, Any]:
     return {
         "jobs": made.jobs,
         "seconds": round(made.seconds, 1),
@@ -204,19 +226,20 @@ def took_of(made: Compiled) -> dict[str, Any]:
         "peak_bytes": made.peak_bytes,
         "cache_hits": made.hits.hits if made.hits else None,
         "cache_misses": made.hits.misses if made.hits else None,
-        "cache_note": made.hits.note if made.hits else None,
+        "cache_note": made.hits.note if made.hits else "",
     }
 
 
 def as_built(native: Native) -> dict[str, Any]:
     """For the record in the wheel: what decides the compiled bytes; nothing of this machine."""
-    if native.rebuilt is None or native.env is None:
+    if native.env is None:
         return {}
+    inner = native.whole.inner if native.whole else ()
     return {
         "cuda": native.env.toolkit.version,
         "compiler": native.env.compiler,
         "torch": native.env.torch,
         "python": native.env.python,
-        "components": dict(native.rebuilt.keys),
-        "inner": as_record(native.rebuilt.inner),
+        "components": dict(native.rebuilt.keys) if native.rebuilt else "all",
+        "inner": as_record(native.rebuilt.inner if native.rebuilt else inner),
     }

@@ -32,7 +32,7 @@ from recipe.run import check_disk, disk_full
 from recipe.sources import store_of
 from recipe.testing import Outcome, find_python, test_wheel
 from recipe.wheel import Edit, wheel_name, write_wheel
-from recipe.wheel_check import binaries_tag, check_wheel, platform_tag
+from recipe.wheel_check import binaries_tag, check_wheel, platform_tag, tag_of
 
 SCHEMA = 1
 STAGING = ".staging"  # where a wheel is tested, under its real name
@@ -117,6 +117,8 @@ class Assembled:
 
 def computed_tag(project: Project, plan: Plan, published: Path, native: Native) -> str:
     """What all shared objects allow: upstream's, and those that were compiled here."""
+    if native.whole:
+        return tag_of(native.whole.built.wheel)
     tag = platform_tag(published, plan.published.sha256, project.cache)
     if native.binaries:
         tag = max(tag, binaries_tag(native.binaries, plan.machine, project.cache), key=glibc)
@@ -148,6 +150,8 @@ def assemble(
     check_disk(work.parent, published.stat().st_size + (64 << 20), f"a wheel in {work.parent}")
     files, before, removed = wheel_changes(store_of(project), plan)
     binaries = native.binaries
+    if native.whole:  # made of the patched tree, so there is nothing upstream's to find in it
+        published, before = native.whole.built.wheel, {}
     with zipfile.ZipFile(published) as archive:
         members = archive.namelist()
     found = with_files(native.settled.components, members, native)

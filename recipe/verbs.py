@@ -95,6 +95,7 @@ def native_options(
     from recipe.inner_given import parse_given
     from recipe.native import parse_choice
     from recipe.native_stage import NativeOptions
+    from recipe.native_whole import CRATES
     from recipe.plan import resolve_series
 
     known = {
@@ -103,7 +104,7 @@ def native_options(
     deepgemm = resolve_series(project, bases, base, "deepgemm")
     return NativeOptions(
         choice=parse_choice(options.native, {*base.components, *known}),
-        given=parse_given(options.sources, [pin.name for pin in base.inner]),
+        given=parse_given(options.sources, [*(pin.name for pin in base.inner), CRATES]),
         series={"deepgemm": InnerSeries(patches=deepgemm.patches, files=deepgemm.files)},
         jobs=options.jobs,
         cache=options.compiler_cache,
