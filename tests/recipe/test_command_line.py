@@ -63,7 +63,6 @@ def test_json_is_one_document_and_stdout_holds_nothing_else(
         (("plan", "--arch", "1"), 2),
         (("plan", "--platform", "riscv64"), 2),
         (("build", "--native", "_nope"), 2),
-        (("build", "--native", "none", "--jobs", "0"), 2),
         (("build", "--sources", "nope=/tmp"), 2),
         (("plan", "--offline"), 3),
         (("apply", "--tree", "/", "--offline"), 3),
