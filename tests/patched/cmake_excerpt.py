@@ -56,12 +56,17 @@ def block(number: int, query: Query, tree: Path, cmake: str) -> str:
     supported = SUPPORTED.search(cmake)
     assert supported is not None
     piece = excerpt(tree, cmake, query.prefix)
+    # The line that the series puts before upstream's intersection, in the patched tree alone.
+    restored = next((line for line in cmake.splitlines() if "sm12x_archs.cmake" in line), "")
     names = sorted(set(re.findall(rf"\b({query.prefix}_(?!MOE)(?:\w+_)?ARCHS)\b", piece)))
     return f"""
 block()
 set(CMAKE_CUDA_COMPILER_VERSION {query.cuda})
 {supported[0]}
-cuda_archs_loose_intersection(CUDA_ARCHS "${{CUDA_SUPPORTED_ARCHS}}" "{query.asked}")
+set(VLLM_GPU_LANG CUDA)
+set(CUDA_ARCHS "{query.asked}")
+{restored.replace("include(", f"include({tree}/")}
+cuda_archs_loose_intersection(CUDA_ARCHS "${{CUDA_SUPPORTED_ARCHS}}" "${{CUDA_ARCHS}}")
 {piece}
 {"".join(f'message("{number}:{name}=${{{name}}}"){chr(10)}' for name in names)}
 endblock()

@@ -14,13 +14,14 @@ from cmake_excerpt import DEEPGEMM, Query, arch_lists
 from packaging.version import Version
 
 MARLIN = ("MARLIN", "MARLIN_MOE")
-SM12X = ("12.0", "12.1", "12.0;12.1", "12.1a", "12.0f")
+SM12X = ("12.0", "12.1", "12.0;12.1", "12.0f")
+ITSELF = ("12.1a", "12.1f")  # code for sm_121, asked for by name
 OTHERS = ("7.5;8.0;8.6;8.9;9.0", "10.0", "9.0a", "9.0;10.0")
 MIXED = "8.0;9.0;12.0"
 QUERIES = [
     Query(*words)
     for words in itertools.product(
-        (*MARLIN, DEEPGEMM), ("12.8", "12.9", "13.0"), (*SM12X, *OTHERS, MIXED)
+        (*MARLIN, DEEPGEMM), ("12.8", "12.9", "13.0"), (*SM12X, *ITSELF, *OTHERS, MIXED)
     )
 ]
 # Sources that are not template kernels; from v0.23 on upstream leaves them at 8.0+PTX.
@@ -54,6 +55,21 @@ def test_cuda_13_compiles_every_marlin_list_for_the_family(
 ) -> None:
     for name, archs in sm12x_lists(base, patched[Query(prefix, "13.0", asked)]).items():
         assert archs == ["12.0f"], name
+
+
+@pytest.mark.parametrize("prefix", MARLIN)
+@pytest.mark.parametrize("asked", ITSELF)
+def test_cuda_13_compiles_for_sm_121_itself_where_it_is_named(
+    base: Version,
+    patched: dict[Query, Lists],
+    unpatched: dict[Query, Lists],
+    prefix: str,
+    asked: str,
+) -> None:
+    query = Query(prefix, "13.0", asked)
+    for name, archs in sm12x_lists(base, patched[query]).items():
+        assert archs == [asked], name
+    assert all(asked not in archs for archs in unpatched[query].values())
 
 
 @pytest.mark.parametrize("prefix", MARLIN)

@@ -85,6 +85,34 @@ def test_each_device_has_its_verdict(asked: str, cuda: str, expected: dict[str, 
     assert verdicts(asked, cuda) == expected
 
 
+RESTORED = CMAKE + "include(cmake/sm12x_archs.cmake)\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ("12.1a", {"12.1": "native"}),
+        ("12.1f", {"12.1": "family"}),
+        ("12.0;12.1", {"12.0": "native", "12.1": "same-major"}),
+        # Lists that name 12.0f keep one of the two.
+        ("12.0a;12.1a", {"12.0": "native", "12.1": "none"}),
+        ("12.0;12.1a", {"12.0": "native", "12.1": "native"}),
+    ],
+)
+def test_sm_121_itself_is_compiled_for_where_it_is_named(
+    asked: str, expected: dict[str, str]
+) -> None:
+    made = plan(parse(asked), RESTORED, "13.0", Version("0.33.0"))
+    assert {d.capability: d.verdict for d in made.devices} == expected
+
+
+def test_code_for_sm_121_that_would_trap_is_refused() -> None:
+    with pytest.raises(UsageError, match="device trap") as stopped:
+        plan(("12.1a",), RESTORED, "13.0", Version("0.21.0"))
+    assert stopped.value.next.startswith("python build.py --arch 12.1 ")
+    assert plan(("12.1",), RESTORED, "13.0", Version("0.21.0")).compiled == ("12.0",)
+
+
 def test_the_plan_names_the_rule_behind_each_verdict(world: World) -> None:
     devices = world.good("plan", "--arch", "12.0;12.1", "--json").document["devices"]
     assert devices["12.1"]["verdict"] == "same-major"
