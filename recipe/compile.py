@@ -75,7 +75,7 @@ def install(env: NativeEnv, place: Place, name: str, folder: Path) -> dict[str, 
             next="look at the component's install() lines in CMakeLists.txt",
         ) from None
     files = {
-        path.relative_to(folder).as_posix(): path
+        in_wheel(path.relative_to(folder).as_posix(), env): path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -85,6 +85,15 @@ def install(env: NativeEnv, place: Place, name: str, folder: Path) -> dict[str, 
             next="look at the component's install() lines in CMakeLists.txt",
         )
     return files
+
+
+def in_wheel(path: str, env: NativeEnv) -> str:
+    """A member's name. Where CMake crosses it leaves Python's tag out of a module's name, and a
+    module without one would be loaded by every Python."""
+    stem, _, suffix = path.rpartition("/")[2].partition(".")
+    if env.target is None or suffix != "so" or stem.startswith("lib"):
+        return path
+    return f"{path.removesuffix('so')}{env.target.soabi(env.python)}.so"
 
 
 def failed(folder: Path, what: str, count: int, killed_before: int) -> CompileError | MachineError:

@@ -90,6 +90,7 @@ def cache_entries(env: NativeEnv, place: Place) -> dict[str, str]:
         "FETCHCONTENT_BASE_DIR": str(place.build / "deps"),
         # What isn't named as a folder must not come from the network.
         "FETCHCONTENT_FULLY_DISCONNECTED": "ON",
+        **env.cmake_entries,
         **place.defines,
     }
     if place.launcher:
@@ -104,6 +105,8 @@ def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str]:
     return {
         "PATH": os.pathsep.join(path),
         "CUDA_HOME": str(env.toolkit.root),
+        # Where torch's FindCUDA looks for the libraries of another machine.
+        "CUDA_TOOLKIT_ROOT": str(env.toolkit.root),
         "TORCH_CUDA_ARCH_LIST": arch_list,
         # A caller's flags would be in our objects and not in our keys.
         **dict.fromkeys(("CFLAGS", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS", "CMAKE_ARGS"), ""),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from recipe import jobs, native_env, run, toolkit
 from recipe.config import Project, load_bases, open_project
-from recipe.errors import MachineError
+from recipe.errors import MachineError, RecipeError
+from recipe.target import target_of, this_machine
 
 CACHE_BYTES = 8 << 30
 COMPILES = "build (for what is compiled)"
@@ -25,8 +26,10 @@ class Finding:
     next: str = ""
 
 
-def examine(project: Project) -> list[Finding]:
-    return [python(), git(), venv(), tar(), cache(project), compiler(), ccache(), cuda(), memory()]
+def examine(project: Project, machine: str) -> list[Finding]:
+    """machine: what wheels are built for, as `uname -m` says it there."""
+    found = [python(), git(), venv(), tar(), cache(project), compiler(), ccache(), cuda(), memory()]
+    return found if machine == this_machine() else [*found, cross_compiler(machine)]
 
 
 def python() -> Finding:
@@ -83,6 +86,18 @@ def tar() -> Finding:
         needed_by="build (for its tests)",
         next="apt-get install tar",
     )
+
+
+def cross_compiler(machine: str) -> Finding:
+    name, needed_by = f"compiler for {machine}", f"build --platform {machine}, unless --native none"
+    try:
+        target = target_of(machine)
+        detail = target.tool("g++") if target else "this machine's own"
+    except RecipeError as error:
+        return Finding(
+            name=name, good=False, detail=error.what, needed_by=needed_by, next=error.next
+        )
+    return Finding(name=name, good=True, detail=detail, needed_by=needed_by)
 
 
 def cache(project: Project) -> Finding:

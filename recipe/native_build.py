@@ -168,7 +168,8 @@ def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) 
     inner = inner_sources(project, job.applied.head, request_for(job, names))
     native = project.cache / "native"
     key = hashlib.sha256(json.dumps([str(env.folder), job.arch_list]).encode()).hexdigest()[:8]
-    work = native / "work" / f"{job.base.tag}-{key}"
+    crossed = f"{env.target.machine}-" if env.target else ""
+    work = native / "work" / f"{job.base.tag}-{crossed}{key}"
     with (
         hold(project.cache / "locks" / f"native-{work.name}.lock", f"the build of {work.name}"),
         sccache.compiler_cache(job.cache, project, work, offline=job.offline) as cache,
@@ -255,12 +256,7 @@ def check(
     env: NativeEnv, build: Build, installed: Mapping[str, Path], asked: tuple[str, ...]
 ) -> None:
     """Nothing is trusted unseen: symbols against torch, GPU code against what nvcc was told."""
-    folders = (
-        env.torch_libraries,
-        env.toolkit.root / "lib64",
-        *(lib for site in env.sites for lib in sorted((site / "nvidia").glob("*/lib"))),
-        *map(Path, ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64")),
-    )
+    folders = env.library_folders
     for path, file in installed.items():
         if not path.endswith(".so"):
             continue

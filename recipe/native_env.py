@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -30,6 +31,7 @@ from recipe.environment import (
     step,
 )
 from recipe.errors import MachineError
+from recipe.target import Target, cmake_entries, library_folders, this_machine
 
 COMPILE = Purpose(
     name="the build environment",
@@ -47,7 +49,8 @@ OLDEST_GCC = 10
 class NativeEnv:
     """folder: CMake, ninja and what else the build calls. shelf: the environment with torch.
 
-    python: major.minor. compiler: the C++ compiler's own words for itself.
+    python: major.minor. compiler: the C++ compiler's own words for itself. target: the machine
+    that is compiled for, None for this one.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class NativeEnv:
     torch: str
     toolkit: toolkit.Toolkit
     compiler: str
+    target: Target | None = None
 
     @property
     def sites(self) -> tuple[Path, Path]:
@@ -77,9 +81,44 @@ class NativeEnv:
         return str(self.folder / "bin" / name)
 
     @property
+    def machine(self) -> str:
+        """What is compiled for."""
+        return self.target.machine if self.target else this_machine()
+
+    @property
+    def cmake_entries(self) -> dict[str, str]:
+        """What CMake must be told to compile for another machine.
+
+        The headers of Python are this machine's: pyconfig.h is the same on both but for what only
+        the interpreter's own sources ask.
+        """
+        if self.target is None:
+            return {}
+        return cmake_entries(
+            self.target,
+            toolkit=self.toolkit.root,
+            packages=self.shelf,
+            headers=self.interpreter_home / "include" / f"python{self.python}",
+        )
+
+    @property
+    def library_folders(self) -> tuple[Path, ...]:
+        """Where the libraries lie that an extension is loaded with, or those of their names."""
+        system = tuple(
+            map(Path, ("/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/usr/lib64"))
+        )
+        sites = self.sites[1:] if self.target else self.sites
+        return (
+            self.torch_libraries,
+            self.toolkit.root / "lib64",
+            *(lib for site in sites for lib in sorted((site / "nvidia").glob("*/lib"))),
+            *(library_folders(self.target) if self.target else system),
+        )
+
+    @property
     def identity(self) -> str:
         """What of it decides the bytes of an object: versions, not places."""
-        parts = [self.python, self.torch, self.toolkit.version, self.compiler]
+        parts = [self.machine, self.python, self.torch, self.toolkit.version, self.compiler]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -94,14 +133,15 @@ def native_env(
     packaged = toolkit.packaged_version(requires)
     found, refused = toolkit.machine_toolkit(base.cuda, toolkit.candidates())
     if found is None and packaged is None:
-        raise MachineError(
-            f"torch {base.torch} doesn't name the CUDA packages it was built with, and no toolkit "
-            f"of CUDA {base.cuda} is on this machine",
-            means="; ".join(refused) + "." if refused else "There is no nvcc at all.",
-            next=f"install CUDA {base.cuda} and name it: CUDA_HOME=DIR python build.py ...",
-        )
+        raise no_packages(base, refused)
     wanted = [] if found else [f"cuda-toolkit[{','.join(toolkit.EXTRAS)}]=={packaged}"]
-    folder = tools(project, interpreter, shelf, wanted, base.cuda, offline=offline)
+
+    def lay(folder: Path) -> None:
+        if wanted:
+            sites = [site_packages(folder), site_packages(shelf)]
+            toolkit.lay_out(sites, folder / "toolkit", base.cuda)
+
+    folder = tools(project, interpreter, shelf, wanted, lay, offline=offline)
     if found is None:
         root = folder / "toolkit"
         version = toolkit.nvcc_version(root / "bin" / "nvcc")
@@ -118,19 +158,29 @@ def native_env(
     )
 
 
+def no_packages(base: Base, refused: list[str]) -> MachineError:
+    return MachineError(
+        f"torch {base.torch} doesn't name the CUDA packages it was built with, and no toolkit "
+        f"of CUDA {base.cuda} is on this machine",
+        means="; ".join(refused) + "." if refused else "There is no nvcc at all.",
+        next=f"install CUDA {base.cuda} and name it: CUDA_HOME=DIR python build.py ...",
+    )
+
+
 def tools(
     project: Project,
     interpreter: str,
     shelf: Path,
     wanted: list[str],
-    cuda: str,
+    lay: Callable[[Path], None],
     *,
+    named: str = "native",
     offline: bool,
 ) -> Path:
-    """CMake, ninja and, if wanted, CUDA's packages laid out as a toolkit; torch behind them."""
+    """CMake, ninja and the wanted packages, with torch behind them; `lay` makes a toolkit of it."""
     lock = project.root / LOCK
     text = json.dumps([str(shelf), wanted, lock.read_text(encoding="utf-8")])
-    key = "native-" + hashlib.sha256(text.encode()).hexdigest()[:12]
+    key = f"{named}-" + hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def make(folder: Path) -> None:
         step([interpreter, "-m", "venv", str(folder)], folder.parent, COMPILE)
@@ -139,8 +189,7 @@ def tools(
         see_behind(folder, shelf)
         if wanted:
             step([*pip, *wanted], folder.parent, COMPILE)
-            sites = [site_packages(folder), site_packages(shelf)]
-            toolkit.lay_out(sites, folder / "toolkit", cuda)
+        lay(folder)
 
     return kept(
         project,
@@ -188,9 +237,9 @@ def check_torch(base: Base, site: Path) -> None:
     )
 
 
-def compiler_version() -> str:
+def compiler_version(name: str = "c++") -> str:
     """The first line of the C++ compiler, checked to be there and not too old."""
-    found = shutil.which("c++")
+    found = shutil.which(name)
     if found is None:
         raise MachineError(
             "there is no C++ compiler on this machine",

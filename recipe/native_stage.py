@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import platform as machine_info
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from recipe import deepgemm
 from recipe.compile import Compiled
 from recipe.config import Project
+from recipe.cross import cross_env
 from recipe.errors import MachineError, UsageError
 from recipe.gpu_code import published_code
 from recipe.inner import as_record
@@ -25,6 +25,7 @@ from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_o
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
 from recipe.stale import Reason
+from recipe.target import reachable, target_of, this_machine
 from recipe.testing import find_python
 from recipe.whole import Whole
 
@@ -81,15 +82,18 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
 
     wheel: the published one, if it is in the cache. Nothing is fetched, made or compiled.
     """
-    if options.choice.kind != Kind.AUTO or not crossing_allowed(plan):
+    kind = options.choice.kind
+    if kind in (Kind.NAMED, Kind.ALL):
+        check_crossing(plan, kind)
+    if kind != Kind.AUTO or not reachable(plan.machine):
         return settle(options.choice, plan.components, None, {})
     published = verdicts(project, plan, wheel) if wheel else {}
     raised = lifted(plan)
     if wheel and not (raised or candidates(plan.components, published, plan.arch.asked)):
         return settle(options.choice, plan.components, [], {})
-    interpreter, version = find_python(plan.base, options.python)
+    check_crossing(plan, kind)
     try:
-        env = native_env(project, plan.base, interpreter, version, offline=True)
+        env = env_for(project, plan, options, offline=True)
     except MachineError:
         return settle(options.choice, plan.components, None, {})
     reasons = stale(project, env, job_of(plan, options), published, raised)
@@ -101,9 +105,9 @@ def carry_out(
 ) -> Native:
     """For a build: compile what is named, or (auto) what is stale and whose sources can be had."""
     choice = options.choice
-    if choice.kind == Kind.NONE or not crossing_allowed(plan):
-        if choice.kind in (Kind.NAMED, Kind.ALL):
-            raise other_machine(plan)
+    if choice.kind in (Kind.NAMED, Kind.ALL):
+        check_crossing(plan, choice.kind)
+    if choice.kind == Kind.NONE or not reachable(plan.machine):
         return Native(settled=settle(choice, plan.components, None, {}))
     job = job_of(plan, options)
     if choice.kind == Kind.ALL:
@@ -114,10 +118,9 @@ def carry_out(
         settled = without_cmake(project, plan, job, choice, published)
         if settled is not None:
             return Native(settled=told(settled))
-    interpreter, version = find_python(plan.base, options.python)
     missing: dict[str, str] = {}
     with log.stage("configure", "Asking upstream's CMake what is stale"):
-        env = native_env(project, plan.base, interpreter, version, offline=options.offline)
+        env = env_for(project, plan, options, offline=options.offline)
         reasons = stale(project, env, job, published, lifted(plan))
         if choice.kind == Kind.AUTO:
             _, missing = obtainable(project, job, reasons)
@@ -180,17 +183,27 @@ def verdicts(project: Project, plan: Plan, wheel: Path) -> Verdicts:
     return verdicts_of(published_code(wheel, plan.published.sha256, project.cache))
 
 
-def crossing_allowed(plan: Plan) -> bool:
-    """Whether this machine can compile for the wheel's."""
-    return plan.machine == machine_info.machine()
+def check_crossing(plan: Plan, kind: Kind) -> None:
+    """Say what stands against compiling for another machine before anything is made or fetched."""
+    target = target_of(plan.machine)
+    if target is None:
+        return
+    if kind == Kind.ALL:
+        raise UsageError(
+            f"--native all runs upstream's whole build, for {this_machine()} on this machine",
+            means=f"For {plan.machine} this machine compiles extensions by name or where stale.",
+            next=f"python build.py --platform {plan.machine} --native auto ...",
+        )
+    target.tool("g++")
 
 
-def other_machine(plan: Plan) -> UsageError:
-    return UsageError(
-        f"this machine is {machine_info.machine()}; it compiles nothing for {plan.machine}",
-        next=f"run the build on a machine of {plan.machine}, or take upstream's binaries: "
-        "--native none",
-    )
+def env_for(project: Project, plan: Plan, options: NativeOptions, *, offline: bool) -> NativeEnv:
+    """The build environment for the wheel's machine."""
+    interpreter, version = find_python(plan.base, options.python)
+    target = target_of(plan.machine)
+    if target is None:
+        return native_env(project, plan.base, interpreter, version, offline=offline)
+    return cross_env(project, plan.base, target, interpreter, version, offline=offline)
 
 
 def describe(rebuilt: Rebuilt) -> str:

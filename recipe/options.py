@@ -263,7 +263,8 @@ def add_test(verbs: Any, name: str) -> None:
 
 
 def add_doctor(verbs: Any, name: str) -> None:
-    verb(verbs, name, "say what this machine lacks for which verb", do.run_doctor)
+    parser = verb(verbs, name, "say what this machine lacks for which verb", do.run_doctor)
+    parser.add_argument("--platform", default="auto", help="what wheels are built for: aarch64")
 
 
 VERBS: dict[str, Callable[[Any, str], None]] = {

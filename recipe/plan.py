@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import platform as machine_info
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +23,7 @@ from recipe.overlay import (
 from recipe.patch import NATIVE, Patch
 from recipe.series import UPSTREAMS, State, Topic, check, resolve
 from recipe.sources import Source, store_of, vllm_source
+from recipe.target import machine_of
 from recipe.tree import Applied, apply_all
 
 SCHEMA = 1
@@ -122,15 +121,13 @@ def make_plan(
 
 def parse_platform(text: str, base: Base) -> tuple[str, str | None]:
     """The machine of ``auto``, ``x86_64`` or ``manylinux_2_28_aarch64``, and the tag if given."""
-    asked = machine_info.machine() if text == "auto" else text
-    match = re.fullmatch(r"(?:(manylinux_\d+_\d+|linux)_)?(x86_64|aarch64)", asked)
-    if match is None or match[2] not in base.wheels:
+    machine, tag = machine_of(text)
+    if machine not in base.wheels:
         raise UsageError(
-            f"--platform {asked!r}: {base.tag} is published for {', '.join(sorted(base.wheels))}",
+            f"--platform {text!r}: {base.tag} is published for {', '.join(sorted(base.wheels))}",
             next="python build.py --platform manylinux_2_28_aarch64 ...",
         )
-    given = match[1] is not None and match[1] != "linux"
-    return match[2], asked if given else None
+    return machine, tag
 
 
 def served(plan: arch.ArchPlan, asked: str) -> arch.ArchPlan:

@@ -31,6 +31,9 @@ LOOKED_FOR = (
     *("lib64/libcudart.so", "lib64/libcublas.so", "lib64/libnvrtc.so"),
 )
 
+# NVIDIA's name for Linux on aarch64 servers, which DGX Spark is to CUDA 13.
+CROSS_TARGET = "sbsa-linux"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Toolkit:
@@ -131,9 +134,7 @@ def lay_out(sites: Iterable[Path], root: Path, cuda: str) -> Toolkit:
     for site in sites:
         packages = site / "nvidia" / f"cu{cuda.partition('.')[0]}"
         for source, target in names.items():
-            for path in sorted((packages / source).rglob("*")):
-                if not path.is_dir():
-                    place(path, root / target / path.relative_to(packages / source))
+            lay_folder(packages / source, root / target)
     missing = [path for path in LOOKED_FOR[:-3] if not (root / path).exists()]
     if missing:
         raise MachineError(
@@ -141,9 +142,41 @@ def lay_out(sites: Iterable[Path], root: Path, cuda: str) -> Toolkit:
             means="They are laid out in another way than this recipe knows.",
             next="install that toolkit and name it: CUDA_HOME=DIR python build.py ...",
         )
-    link_names(root / "lib64")
+    link_names(root / "lib64", shutil.which(os.environ.get("CC", "cc")) or "cc")
     version = nvcc_version(root / "bin" / "nvcc")
     return Toolkit(root=root, version=version, why=f"NVIDIA's packages of CUDA {version}")
+
+
+def lay_out_crossed(programs: Path, libraries: Path, root: Path, compiler: str) -> None:
+    """A toolkit at `root` that runs here and compiles for another machine.
+
+    programs: this machine's toolkit or packages. libraries: the other machine's packages, whose
+    headers count; nvcc's own are in `programs`. compiler: a C compiler for that machine.
+    The layout is NVIDIA's: CMake looks below `targets` where it crosses, nvcc above.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    other = root / "targets" / CROSS_TARGET
+    for name in ("bin", "nvvm"):
+        lay_folder(programs / name, root / name)
+    for source in (libraries, programs):
+        lay_folder(source / "include", other / "include")
+    lay_folder(libraries / "lib", other / "lib")
+    link_names(other / "lib", compiler)
+    for name, link in (("include", "include"), ("lib", "lib64")):
+        (root / link).symlink_to(Path("targets", CROSS_TARGET, name))
+    missing = [path for path in LOOKED_FOR if not (root / path).exists()]
+    if missing:
+        raise MachineError(
+            f"{programs} and {libraries} together lack {', '.join(missing[:3])}",
+            means="They are laid out in another way than this recipe knows.",
+            next="take upstream's binaries: --native none",
+        )
+
+
+def lay_folder(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if not path.is_dir():
+            place(path, target / path.relative_to(source))
 
 
 def place(path: Path, target: Path) -> None:
@@ -156,15 +189,14 @@ def place(path: Path, target: Path) -> None:
         target.symlink_to(path)
 
 
-def link_names(libraries: Path) -> None:
+def link_names(libraries: Path, compiler: str) -> None:
     """``libcudart.so`` beside ``libcudart.so.13``, and an empty libcuda for the linker."""
     for path in sorted(libraries.glob("*.so.*")):
         plain = libraries / (path.name.partition(".so.")[0] + ".so")
         if not plain.exists():
             plain.symlink_to(path.name)
     stubs = libraries / "stubs"
-    stubs.mkdir(exist_ok=True)
-    compiler = shutil.which(os.environ.get("CC", "cc")) or "cc"
+    stubs.mkdir(parents=True, exist_ok=True)
     soname = ["-Wl,-soname,libcuda.so.1", "-o", str(stubs / "libcuda.so")]
     try:
         run.output([compiler, "-shared", "-x", "c", "/dev/null", *soname])

@@ -189,8 +189,9 @@ def run_test(options: argparse.Namespace, project: Project) -> dict[str, Any]:
 
 def run_doctor(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     from recipe.doctor import examine
+    from recipe.target import machine_of
 
-    findings = examine(project)
+    findings = examine(project, machine_of(options.platform)[0])
     lines = [f"{'ok  ' if f.good else 'LACKS'} {f.name}: {f.detail}" for f in findings]
     lines += [f"  next: {f.next}" for f in findings if not f.good]
     show(options, "\n".join(lines))
