@@ -27,6 +27,7 @@ from recipe.inner_find import Request, Series
 from recipe.inner_given import Given
 from recipe.inner_tree import working_copy
 from recipe.lock import hold
+from recipe.log import say
 from recipe.native_env import NativeEnv
 from recipe.sources import store_of
 from recipe.stale import Reason, best, changed, enough, unserved
@@ -147,7 +148,9 @@ def obtainable(
         try:
             inner_sources(project, job.applied.head, request)
         except SourceError as error:
-            missing[reason.component] = error.what
+            # The rest of it is about this machine, and the reason goes into the wheel's record.
+            missing[reason.component] = error.what.partition(", and ")[0]
+            say(f"  {error.what}")
         else:
             good.append(reason)
     return good, missing

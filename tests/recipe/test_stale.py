@@ -12,7 +12,7 @@ from recipe.configure import Build, Step
 from recipe.expected_code import REACH
 from recipe.native import Action, Choice, Component, Kind
 from recipe.native_plan import candidates, settle
-from recipe.stale import Reason, best, changed, difference, enough, listed, unserved
+from recipe.stale import RUNS, Reason, best, changed, difference, enough, listed, unserved
 
 ONE = Step(source="tree/a.cu", command="nvcc -gencode arch=compute_120f,code=sm_120f -c tree/a.cu")
 TWO = Step(source="tree/b.cu", command="nvcc -gencode arch=compute_80,code=sm_80 -c tree/b.cu")
@@ -70,10 +70,10 @@ def test_the_best_of_the_sources_counts_for_a_device() -> None:
 @pytest.mark.parametrize(
     ("asked", "device", "good"),
     [
-        (("12.0", "12.1"), "12.1", {Verdict.NATIVE, Verdict.FAMILY, Verdict.SAME_MAJOR}),
+        (("12.0", "12.1"), "12.1", RUNS),
         (("12.1a",), "12.1", {Verdict.NATIVE}),
         (("12.0",), "12.1", set()),
-        (("12.0f",), "12.1", {Verdict.NATIVE, Verdict.FAMILY, Verdict.SAME_MAJOR}),
+        (("12.0f",), "12.1", RUNS),
     ],
 )
 def test_a_device_asked_for_by_its_own_number_wants_its_own_code(
@@ -92,6 +92,8 @@ def test_published_code_that_no_asked_device_runs_is_stale_where_a_compile_helps
     assert unserved({"_C": helpless}, none, ("12.1",)) == []
     served = {"_C": {"12.0": Verdict.NATIVE, "12.1": Verdict.SAME_MAJOR}}
     assert unserved({"_C": BUILD}, served, ("12.0", "12.1")) == []
+    by_ptx = {"_C": {"12.0": Verdict.PTX, "12.1": Verdict.PTX}}
+    assert unserved({"_C": BUILD}, by_ptx, ("12.1",)) == []
     at_run_time = {"_C": {"12.0": Verdict.AT_RUN_TIME, "12.1": Verdict.AT_RUN_TIME}}
     assert unserved({"_C": BUILD}, at_run_time, ("12.1",)) == []
 
