@@ -68,6 +68,7 @@ def impl(functions: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     hand(flashmla_sparse, functions, monkeypatch)
     impl = backend.SparseImpl.__new__(backend.SparseImpl)
     impl.num_heads, impl.softmax_scale, impl.prefill_padding = HEADS, SCALE, 64
+    impl._in_place = False  # outputs are new tensors
     impl.fp8_decode_padded_heads = impl._compute_fp8_decode_padded_heads(HEADS)
     return impl
 

@@ -1,29 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's FlashMLA backend for V3.2 and GLM, as it runs on SM12x with the functions bound there."""
 
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
+import torch
+from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backends.mla import flashmla_sparse
 from vllm.v1.attention.backends.mla.flashmla_sparse import (
     FlashMLASparseBackend,
     FlashMLASparseImpl,
+    FlashMLASparseMetadata,
     FlashMLASparseMetadataBuilder,
 )
+from vllm.v1.worker.workspace import current_workspace_manager
 
 from ..layouts import V32
+from ..ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 from .ready import compiling
 
-SparseBuilder = compiling(FlashMLASparseMetadataBuilder)
+PACKED, UNPACKED = "fp8_ds_mla", "auto"
+ROPE_DIM = V32.head_dim - V32.nope_dim
+
+
+def writes_without_rope() -> bool:
+    """Whether vLLM's kernel that writes the packed cache fills an absent RoPE part, as from v0.32.
+
+    Its implementation then has a constant for the width.
+    """
+    return hasattr(flashmla_sparse, "FP8_DS_MLA_ROPE_DIM")
+
+
+def reads_in_place(vllm_config: Any) -> bool:
+    """Whether prompts are read from the packed cache where it is, as in decode.
+
+    Upstream's own way stays where no cache of this device holds all keys: HiSparse keeps them on
+    the host, context parallelism on other ranks.
+    """
+    on_host = getattr(vllm_config.attention_config, "hisparse_config", None) is not None
+    return not on_host and vllm_config.parallel_config.decode_context_parallel_size == 1
+
+
+class InPlaceBuilder(FlashMLASparseMetadataBuilder):  # type: ignore[misc]
+    """FlashMLA's builder, which lets decode's kernel serve prompts too, for any number of heads.
+
+    Upstream does so below 32 heads and gathers a longer prompt's keys in bfloat16 above.
+    """
+
+    def _build_fp8_separate_prefill_decode(self, *args: Any, **kwargs: Any) -> Any:
+        if not reads_in_place(self.vllm_config):
+            return super()._build_fp8_separate_prefill_decode(*args, **kwargs)
+        return FlashMLASparseMetadata.FP8KernelMetadata(
+            scheduler_metadata=get_mla_metadata()[0],
+            cache_lens=self.max_model_len_tensor[:1],
+            dummy_block_table=self.dummy_block_table[:1],
+        )
+
+    @staticmethod
+    def determine_chunked_prefill_workspace_size(vllm_config: Any) -> int:
+        """Return 0: what newer releases keep is for a dense prefill, and there is none."""
+        return 0
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """Build upstream's metadata and mark it by what was made for the packed cache."""
+        metadata = super().build(*args, **kwargs)
+        if isinstance(metadata.fp8_extra_metadata, FlashMLASparseMetadata.FP8KernelMetadata):
+            metadata.fp8_use_mixed_batch = True
+        return metadata
+
+
+SparseBuilder = compiling(InPlaceBuilder)
 
 
 class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
-    """FlashMLA's implementation without what only FlashMLA's kernels need: padded heads.
+    """FlashMLA's implementation without what only FlashMLA's kernels need: padded heads, a RoPE
+    part where a model has none, and a workspace for the longest context.
 
     Prompts take the sparse path as well: which dense kernels serve MLA on SM12x is a question of
     its own, and vLLM's FlashInfer path for SM12x doesn't ask it either.
     """
 
     supports_dense_mha_prefill = False
+
+    def __init__(
+        self, *, num_heads: int, head_size: int, kv_cache_dtype: str, **others: Any
+    ) -> None:
+        config = get_current_vllm_config()
+        self._in_place = kv_cache_dtype == PACKED and reads_in_place(config)
+        tokens = config.scheduler_config.max_num_batched_tokens
+        queries, outputs = ((tokens, num_heads, d) for d in (V32.head_dim, V32.nope_dim))
+        self._buffers = [(shape, torch.bfloat16) for shape in (queries, outputs)]
+        if self._in_place:
+            # First, because upstream may keep a view of its part and with it all that it had then.
+            current_workspace_manager().get_simultaneous(*self._buffers)
+        # By a packed cache's name upstream reserves what it gathers prompts into.
+        reserved_for = UNPACKED if self._in_place else kv_cache_dtype
+        super().__init__(
+            num_heads=num_heads, head_size=head_size, kv_cache_dtype=reserved_for, **others
+        )
+        self.kv_cache_dtype = kv_cache_dtype
 
     @property
     def prefill_padding(self) -> int:
@@ -37,6 +112,45 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
     @staticmethod
     def _compute_fp8_decode_padded_heads(num_heads: int) -> int:
         return num_heads
+
+    def do_kv_cache_update(
+        self, kv_c_normed: torch.Tensor, k_pe: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> None:
+        """Write keys; where there is no RoPE part, v0.30 and v0.31 want zeros for it."""
+        if not k_pe.shape[-1] and self.kv_cache_dtype == PACKED and not writes_without_rope():
+            k_pe = k_pe.new_zeros((*k_pe.shape[:-1], ROPE_DIM))
+        super().do_kv_cache_update(kv_c_normed, k_pe, *args, **kwargs)
+
+    def forward_mqa(self, q: Any, *args: Any, **kwargs: Any) -> Any:
+        """Attend. A query without a RoPE part goes on as it is, and stays 512 wide."""
+        if isinstance(q, tuple) and not q[1].shape[-1]:
+            q = q[0]
+        return super().forward_mqa(q, *args, **kwargs)
+
+    def _fp8_flash_mla_kernel(
+        self,
+        q: torch.Tensor,
+        kv_c_and_k_pe_cache: torch.Tensor,
+        topk_indices: torch.Tensor,
+        kernel_metadata: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # vLLM's memory profile has seen this buffer. Gathered heads don't fit into it.
+        shape, out = (*q.shape[:3], V32.nope_dim), None
+        if self._in_place and q.shape[2] == self.num_heads:
+            _, whole = current_workspace_manager().get_simultaneous(*self._buffers)
+            out = whole[: q.shape[0] * q.shape[1]].view(shape)
+        return flash_mla_with_kvcache(
+            q=q,
+            k_cache=kv_c_and_k_pe_cache.view(torch.uint8).unsqueeze(-2),
+            block_table=kernel_metadata.dummy_block_table,
+            cache_seqlens=kernel_metadata.cache_lens,
+            head_dim_v=V32.nope_dim,
+            tile_scheduler_metadata=kernel_metadata.scheduler_metadata,
+            softmax_scale=self.softmax_scale,
+            is_fp8_kvcache=True,
+            indices=topk_indices,
+            out=out,
+        )
 
 
 class SparseBackend(FlashMLASparseBackend):  # type: ignore[misc]
@@ -59,11 +173,8 @@ class SparseBackend(FlashMLASparseBackend):  # type: ignore[misc]
 
     @classmethod
     def get_supported_head_sizes(cls) -> list[int]:
-        """Return the widths of a key that upstream's implementation can hand on.
-
-        Without RoPE that is so from v0.32 on, where a row's RoPE part is filled with zeros.
-        """
-        without_rope = hasattr(flashmla_sparse, "FP8_DS_MLA_ROPE_DIM")
+        """Return the widths of a key: without RoPE from v0.30 on, which has such a model."""
+        without_rope = find_spec("vllm.models") and find_spec("vllm.models.glm5next")
         return [V32.head_dim, V32.nope_dim] if without_rope else [V32.head_dim]
 
     @classmethod
