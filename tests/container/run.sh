@@ -26,9 +26,14 @@ done
 
 work=$(mktemp -d)
 # vfs and chroot need neither overlayfs nor namespaces.
-export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
-storage=(--root "$work/storage" --runroot "$work/run")
-trap 'buildah "${storage[@]}" unshare rm -rf "$work" 2>/dev/null || rm -rf "$work"' EXIT
+export BUILDAH_ISOLATION=chroot
+storage=(--storage-driver vfs --root "$work/storage" --runroot "$work/run")
+clean() {
+  buildah "${storage[@]}" umount --all >/dev/null 2>&1 || true
+  # Without root the files belong to users that only a namespace of ours knows.
+  rm -rf "$work" 2>/dev/null || buildah unshare rm -rf "$work"
+}
+trap clean EXIT
 
 if [[ -z $base_tar ]]; then
   base_tar=$work/base.tar
