@@ -6,13 +6,17 @@ from __future__ import annotations
 import ctypes
 import json
 import shutil
+import subprocess
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recipe.compile import failed
+from recipe.jobs import killed_for_memory
 from tests.recipe.compiling import add_torch, fake_toolkit, make_compiling
 from tests.recipe.server import serve
 from tests.recipe.world import Done, World
@@ -218,6 +222,39 @@ def test_a_killed_compile_is_taken_up_where_it_was(compiling: World) -> None:
 
     assert list(compiling.out.glob("*.whl")) == []
     assert actions(good(compiling)) == {"_C": "rebuild", "_moe_C": "reuse"}
+
+
+def test_a_disk_that_fills_during_a_compile_ends_with_8(compiling: World) -> None:
+    large = b"char large[12 << 20] = {1};\n" + BETTER
+    replace_patch(compiling, {"csrc/_c/one.cpp": large}, "_C")
+    disk = compiling.cache / "native"
+    disk.mkdir()
+    with small_disk(disk, mib=24):
+        (disk / "filler").write_bytes(b"\0" * (16 << 20))
+        done = build(compiling, "--compiler-cache", "none")
+        assert done.status == 8, done.err
+        assert f"no room on the disk of {disk}" in done.err
+        assert list(compiling.out.glob("*.whl")) == []
+        (disk / "filler").unlink()
+    assert actions(good(compiling)) == {"_C": "rebuild", "_moe_C": "reuse"}
+
+
+@contextmanager
+def small_disk(folder: Path, *, mib: int) -> Iterator[None]:
+    options = ["-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
+    if subprocess.run(["mount", *options], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_compiler_that_the_kernel_killed_is_told_from_bad_sources(tmp_path: Path) -> None:
+    before = killed_for_memory()
+    short = failed(tmp_path, "_C doesn't compile", 4, before - 1)
+    assert (short.exit_code, short.next) == (8, "the same command with --jobs 2")
+    assert failed(tmp_path, "_C doesn't compile", 4, before).exit_code == 5
 
 
 def test_a_plan_measures_once_the_build_environment_is_there(compiling: World) -> None:
