@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from vllm.sm12x import envs
+from vllm.sm12x.env_values import gibibytes
 
 SIZE = envs.EnvVar(
     name="VLLM_SM12X_TEST_SIZE",
     default=2.0,
-    parser=envs.gibibytes,
+    parser=gibibytes,
     meaning="Some size.",
     compile_factor=True,
     aliases=("VLLM_OLD_SIZE", "VLLM_OLDER_SIZE"),
@@ -268,4 +269,5 @@ def test_importing_the_table_imports_nothing_of_vllm_or_torch() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    assert result.stdout.split() == ["vllm", "vllm.sm12x", "vllm.sm12x.envs"]
+    ours = ["vllm.sm12x", "vllm.sm12x.env_values", "vllm.sm12x.envs"]
+    assert result.stdout.split() == ["vllm", *ours]

@@ -7,12 +7,13 @@ while vLLM is being imported: nothing here may import vLLM before it is asked fo
 
 import functools
 import logging
-import math
 import os
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from .env_values import choice, count, flag, gibibytes, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,53 +82,6 @@ class EnvVar:
                 origin, problem = Origin.INVALID, f"Ignoring {name}={text!r}: {error}."
                 return Reading(value=self.default, origin=origin, name=name, problem=problem)
         return Reading(value=self.default, origin=Origin.DEFAULT)
-
-
-def choice(*values: str) -> Callable[[str], str]:
-    """Return a parser that takes one of `values`, in any case."""
-
-    def parse(text: str) -> str:
-        if text.lower() not in values:
-            raise ValueError(f"expected one of {', '.join(values)}")
-        return text.lower()
-
-    return parse
-
-
-def gibibytes(text: str) -> float:
-    """Parse a finite size in GiB that is not negative."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError("expected a size in GiB, such as 50 or 0.5")
-    return value
-
-
-def flag(text: str) -> bool:
-    """Parse 1 or 0, or another word for them."""
-    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-        raise ValueError("expected 1 or 0")
-    return text.lower() in ("1", "true", "yes", "on")
-
-
-def count(text: str) -> int:
-    """Parse a whole number from 1 on."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError("expected a whole number from 1 on")
-    return int(text)
-
-
-def one_of(*values: int) -> Callable[[str], int]:
-    """Return a parser that takes one of some numbers."""
-
-    def parse(text: str) -> int:
-        if text not in map(str, values):
-            raise ValueError(f"expected one of {', '.join(map(str, values))}")
-        return int(text)
-
-    return parse
 
 
 VARIABLES: tuple[EnvVar, ...] = (
@@ -222,6 +176,18 @@ VARIABLES: tuple[EnvVar, ...] = (
         shown="a temporary file",
         parser=str,
         meaning="Where the dump goes; lines are added at its end.",
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_DEEP_GEMM_SM120_PAGED_MQA_TILED",
+        default=True,
+        shown="1",
+        parser=flag,
+        meaning=(
+            "The indexer's decode logits where DeepGEMM has no SM12x kernels: 1 fetches a page "
+            "once for all query tokens of a request, 0 takes the simple kernel, a tile of one "
+            "query token a program."
+        ),
         compile_factor=False,
     ),
 )
