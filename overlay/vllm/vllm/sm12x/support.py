@@ -94,7 +94,7 @@ def decide(
     where it works. Where it can hang, Triton is taken: it may be slower, but a hang stops the
     server without an error, and prompts of a few thousand tokens are enough on GB10.
     """
-    elsewhere = _not_sm12x(is_cuda, capability)
+    elsewhere = not_sm12x(is_cuda, capability)
     if elsewhere:
         asked = f"; {KNOB}=1 has no effect there" if forced else ""
         return Choice(path=Route.UPSTREAM, why=f"{elsewhere}{asked}", unexpected=bool(forced))
@@ -117,7 +117,8 @@ def decide(
     return Choice(path=Route.UPSTREAM, why=why)
 
 
-def _not_sm12x(is_cuda: bool, capability: tuple[int, int] | None) -> str:
+def not_sm12x(is_cuda: bool, capability: tuple[int, int] | None) -> str:
+    """Say why a device is none of ours, or nothing."""
     if not is_cuda:
         return "the platform isn't CUDA"
     if capability is None:
@@ -184,14 +185,14 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in found.group(1).split(".")) if found else ()
 
 
-_said: set[Choice] = set()
+_said: set[tuple[str, Choice]] = set()
 
 
-def describe_once(choice: Choice, log: logging.Logger) -> None:
+def describe_once(choice: Choice, log: logging.Logger, subject: str = "Sparse MLA path") -> None:
     """Say a choice in one line, once in a process: every layer of a model makes the same one."""
-    if choice in _said:
+    if (subject, choice) in _said:
         return
-    _said.add(choice)
+    _said.add((subject, choice))
     level = logging.WARNING if choice.unexpected else logging.INFO
     names = {Route.TRITON: "Triton", Route.UPSTREAM: "upstream's", Route.NONE: "none"}
-    log.log(level, "Sparse MLA path: %s, because %s.", names[choice.path], choice.why)
+    log.log(level, "%s: %s, because %s.", subject, names[choice.path], choice.why)

@@ -107,10 +107,10 @@ def fp8_einsum_kernel(
         tl.store(partial_ptr, acc, mask=mask)
 
 
-@triton.jit(do_not_specialize=["rows", "groups"])
+@triton.jit(do_not_specialize=["rows", "groups", "splits"])
 def sum_kernel(
-    partial_ptr, out_ptr, out_row_stride, out_group_stride, rows, groups,
-    WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr,
+    partial_ptr, out_ptr, out_row_stride, out_group_stride, rows, groups, splits,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid (rows * groups, WIDTH / BLOCK): the sums of the splits, always in the same order."""
     row = (tl.program_id(0) // groups).to(tl.int64)
@@ -118,8 +118,9 @@ def sum_kernel(
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     partial_ptr += (row * groups + group) * WIDTH + column
     total = tl.load(partial_ptr)
-    for split in tl.static_range(1, SPLITS):
-        total += tl.load(partial_ptr + split * rows.to(tl.int64) * groups * WIDTH)
+    for _ in range(1, splits):
+        partial_ptr += rows.to(tl.int64) * groups * WIDTH
+        total += tl.load(partial_ptr)
     out_ptr += row * out_row_stride + group * out_group_stride + column
     tl.store(out_ptr, total.to(out_ptr.dtype.element_ty))
 
@@ -161,6 +162,6 @@ def fp8_einsum(
     )  # fmt: skip
     if partial is not None:
         sum_kernel[rows * groups, width // 128](
-            partial, out, out.stride(0), out.stride(1), rows, groups,
-            WIDTH=width, SPLITS=plan.splits, BLOCK=128, num_warps=1,
+            partial, out, out.stride(0), out.stride(1), rows, groups, plan.splits,
+            WIDTH=width, BLOCK=128, num_warps=1,
         )  # fmt: skip

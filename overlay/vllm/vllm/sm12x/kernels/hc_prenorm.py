@@ -13,7 +13,7 @@ import triton.language as tl
 from .gemm_tiles import choose_prenorm_tile
 
 # Arguments that a kernel isn't compiled anew for when they become 1 or a multiple of 16.
-VARYING = ("rows", "splits", "square_stride")
+VARYING = ("rows", "splits", "out_split_stride", "square_stride")
 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=["square_ptr"])

@@ -14,7 +14,7 @@ from .logits_tiles import choose_prompt_tile, rounded_heads
 from .tiles import describe_device
 
 # Arguments that a kernel isn't compiled anew for when they become 1 or a multiple of 16.
-VARYING = ("rows", "keys", "heads")
+VARYING = ("rows", "keys", "heads", "out_stride")
 
 
 @triton.jit

@@ -15,7 +15,10 @@ from .mqa_logits import load_query, score
 from .tiles import describe_device
 
 # Arguments that a kernel isn't compiled anew for when they become 1 or a multiple of 16.
-VARYING = ("blocks", "pages", "columns", "heads", "next_n", "splits", "length_stride")
+VARYING = (
+    "blocks", "pages", "columns", "heads", "next_n", "splits", "length_stride", "table_stride",
+    "out_stride",
+)  # fmt: skip
 # Query tokens of a program; their operands stay in shared memory beside two tiles of keys.
 MOST_TOKENS = 2
 

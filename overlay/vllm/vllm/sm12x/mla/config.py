@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import envs
 from ..support import Cache, describe_once, graphs_allowed
+from .deep_gemm import describe
 from .deepseek_v4 import OURS
 from .route import choose, has_own_path, read_model
 
@@ -22,6 +23,7 @@ def adjust(vllm_config: Any) -> None:
     model = read_model(vllm_config)
     if model is None:
         return
+    describe()
     from vllm.utils.flashinfer import has_flashinfer
 
     # FlashInfer isn't imported for a closer look: that would start CUDA in a process that forks.

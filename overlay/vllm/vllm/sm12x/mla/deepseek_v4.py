@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention class of DeepSeek V4 and V4.1 on SM12x, for vLLM v0.24 and newer.
+"""The attention class of DeepSeek V4 and V4.1 on SM12x, for vLLM v0.23 and newer.
 
-Older releases have FlashMLA's class alone, which works with the functions that `flashmla` binds.
+`deepseek_v4_older` has what the releases before need for the same.
 """
 
 import importlib
@@ -11,7 +11,8 @@ from typing import Any
 from ..ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 from ..support import describe_once
 from .ready import compiling
-from .route import choose, read_model
+from .route import choose, has_own_path, read_model
+from .windows import add_windows
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ def attention_class(vllm_config: Any, flashmla: type[Any]) -> type[Any] | None:
     model = read_model(vllm_config)
     if model is None:
         return None
-    served = flashinfer_serves(vllm_config, flashmla)
+    served = has_own_path() and flashinfer_serves(vllm_config, flashmla)
     choice = choose(model, vllm_config.attention_config.backend, OURS, served=served)
     describe_once(choice, logger)
     return portable(flashmla) if choice.triton else None
@@ -94,6 +95,7 @@ def portable(flashmla: type[Any]) -> type[Any]:
             super()._forward_decode(*args, **kwargs)
 
         def _forward_prefill(self, **kwargs: Any) -> None:
+            add_windows(kwargs["swa_metadata"], kwargs["positions"], self.window_size)
             prefill(self, importlib.import_module(flashmla.__module__), **kwargs)
 
     for made, after in ((Backend, upstream), (Attention, flashmla)):
@@ -115,8 +117,8 @@ def prefill(
 ) -> None:
     """Attend from the tokens of prompts: each is a row over the packed caches, as in decode.
 
-    The metadata has every token's window, which vLLM makes for FlashInfer on SM12x. `upstream` is
-    the module with the function that turns a request's places into slots.
+    The metadata has every token's window: see `windows`. `upstream` is the module with the function
+    that turns a request's places into slots.
     """
     first, windows = swa_metadata.num_decode_tokens, swa_metadata.prefill_swa_indices
     local = block_size = None

@@ -8,17 +8,24 @@ from typing import Any
 
 import torch
 
+from .. import warmup_gemm
 from ..warmup import Shape, from_config, warm_up
+from ..warmup_gemm import GemmShape
+from .deep_gemm import choose_gemm
 
-_ready: set[Shape] = set()
+_ready: set[Shape | GemmShape] = set()
 
 
 def compile_once(vllm_config: Any, device: torch.device) -> None:
-    """Compile what this model's sparse attention uses; every kind of layer has a builder."""
+    """Compile what this model uses of ours; every kind of layer has a builder."""
     shape = from_config(vllm_config)
     if shape is not None and shape not in _ready:
         _ready.add(shape)
         warm_up(shape, device)
+    gemm_shape = warmup_gemm.from_config(vllm_config) if choose_gemm().triton else None
+    if gemm_shape is not None and gemm_shape not in _ready:
+        _ready.add(gemm_shape)
+        warmup_gemm.warm_up(gemm_shape, device)
 
 
 def compiling(builder: type[Any]) -> type[Any]:
