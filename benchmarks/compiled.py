@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import triton
@@ -16,6 +17,15 @@ from benchmarks import sass
 WARP = 32
 
 
+class Family(StrEnum):
+    """What a kernel is for, and so which goals it has."""
+
+    ATTENTION = "attention"
+    LOGITS = "logits"
+    EINSUM = "einsum"
+    PRENORM = "prenorm"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Build:
     """A kernel with the types and values of one call, and what its hot loop is for.
@@ -24,7 +34,7 @@ class Build:
     `numbers` other arguments: a float, or an int, which is specialised as the JIT does (1 is
     folded, multiples of 16 are known to be). What is a constexpr is in `constants`. One turn of
     the loop handles `entries` of `entry_bytes`, with `heads` useful heads and `width` numbers of
-    key plus value.
+    key plus value. A logits kernel scores `queries` queries of these heads at a turn.
     """
 
     label: str
@@ -38,6 +48,8 @@ class Build:
     entry_bytes: int
     heads: int
     width: int
+    family: Family = Family.ATTENTION
+    queries: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +59,8 @@ class Measured:
     `mma_ratio`: matrix operations done over useful ones. `wide`: the share of the entries' bytes
     that 16-byte loads can have fetched. `narrow`: other loads from global memory a thread and turn,
     those of indices and scales. `cycles`: issue
-    cycles of an SM an entry and block of heads.
+    cycles of an SM an entry, query and block of heads. `fp8` and `tf32`: matrix instructions of
+    these kinds.
     """
 
     registers: int
@@ -60,6 +73,8 @@ class Measured:
     barriers: int
     spilled: int
     cycles: float
+    fp8: int
+    tf32: int
 
 
 def measure(build: Build, capability: int) -> Measured:
@@ -71,7 +86,7 @@ def measure(build: Build, capability: int) -> Measured:
     )
     code = sass.read_code(compiled.asm["cubin"])
     loop = code.hot
-    useful = 2 * build.heads * build.width * build.entries
+    useful = 2 * build.heads * build.width * build.entries * build.queries
     loads = loop.loads
     wide = 16 * loads[16] * build.warps * WARP / (build.entries * build.entry_bytes)
     return Measured(
@@ -84,7 +99,9 @@ def measure(build: Build, capability: int) -> Measured:
         copies=loop.count("LDGSTS"),
         barriers=loop.count("BAR"),
         spilled=loop.count(*sass.LOCAL),
-        cycles=len(loop.code) * build.warps / sass.SCHEDULERS / build.entries,
+        cycles=len(loop.code) * build.warps / sass.SCHEDULERS / build.entries / build.queries,
+        fp8=loop.count("QMMA"),
+        tf32=sum("TF32" in instruction.name for instruction in loop.code),
     )
 
 

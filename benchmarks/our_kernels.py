@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every attention kernel as it is launched: each tile of the table, for all that it serves."""
+"""Every kernel as it is launched: attention's for each tile of the table, for all it serves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vllm.sm12x.kernels.prefill import prefill_kernel
 from vllm.sm12x.kernels.tiles import TABLE, Family, Kernel, Tile
 
 from benchmarks.compiled import Build
+from benchmarks.our_products import product_builds
 
 FAMILIES = {120: Family.SM120, 121: Family.SM121}
 SLOTS = 64000
@@ -25,6 +26,7 @@ def our_builds(capability: int) -> Iterator[Build]:
         if of is family:
             for tile in tiles.values():
                 yield from _builds(kernel, tile)
+    yield from product_builds(family)
 
 
 def _builds(kernel: Kernel, tile: Tile) -> Iterator[Build]:

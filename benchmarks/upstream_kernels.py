@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compiled import Build
+from benchmarks.compiled import Build, Family
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "v0.33.0"
@@ -45,6 +45,7 @@ def upstream_builds(folder: Path) -> Iterator[Build]:
         kernel = load(rocm, "_sparse_attn_prefill_ragged_kernel", folder)
         yield _prefill(f"{BASE} ROCm prefill, {width} wide", kernel, width)
     yield _xpu(f"{BASE} XPU prefill, 512 wide", load(xpu, "_bf16_mla_sparse_kernel", folder))
+    yield _logits(load(rocm, "_fp8_paged_mqa_logits_decode_kernel", folder))
 
 
 def read_upstream(*paths: str) -> list[str]:
@@ -220,4 +221,45 @@ def _xpu(label: str, kernel: Any) -> Build:
         entry_bytes=1024,
         heads=16,
         width=1024,
+    )
+
+
+def _logits(kernel: Any) -> Build:
+    heads, dim, block = 64, 128, 64
+    return Build(
+        label=f"{BASE} ROCm indexer logits, decode, {heads} heads",
+        kernel=kernel,
+        pointers={
+            **dict.fromkeys(("q_ptr", "kv_val_ptr"), "fp8e4nv"),
+            **dict.fromkeys(("kv_scale_ptr", "weights_ptr", "logits_ptr"), "fp32"),
+            **dict.fromkeys(("ctx_lens_ptr", "block_tables_ptr"), "i32"),
+        },
+        numbers={
+            **dict.fromkeys(("stride_q_b", "stride_q_n"), heads * dim),
+            "stride_q_h": dim,
+            "stride_w_row": heads,
+            "stride_kvblk_fp8": 8640,
+            "stride_kvblk_f32": 2160,
+            "scale_region_off": block * dim // 4,
+            "stride_bt_b": 512,
+            "stride_logits_row": 4096,
+            "max_blocks": 512,
+            "max_model_len": 32768,
+        },
+        constants={
+            "NUM_HEADS": heads,
+            "HEAD_SIZE": dim,
+            "BLOCK_SIZE": block,
+            "BLOCK_KV": block,
+            "N_SPLITS": 48,
+            "NEXT_N": 1,
+            "CTX_PER_ROW": True,
+        },
+        warps=4,
+        stages=2,
+        entries=block,
+        entry_bytes=dim + 4,
+        heads=heads,
+        width=dim,
+        family=Family.LOGITS,
     )

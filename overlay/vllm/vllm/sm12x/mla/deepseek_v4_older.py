@@ -54,7 +54,7 @@ def bind_layer(names: MutableMapping[str, Any]) -> None:
 
 
 def bind_impl(names: MutableMapping[str, Any]) -> None:
-    """Put our class into the namespace of v0.22's FlashMLA module; its methods are class methods."""
+    """Put our class into the namespace of v0.22's FlashMLA module; its methods are the class's."""
     if envs.get(KNOB) is False:
         return
     upstream = names[IMPL]

@@ -39,7 +39,7 @@ def windows(
     block_size: int,
     window: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return slots (tokens, window), -1 behind a token's last one, and counts (tokens,), both int32.
+    """Return slots (tokens, window), -1 behind a last one, and counts (tokens,), both int32.
 
     A token at position p sees [max(p - window + 1, 0), p] of its request, whose pages `block_table`
     (requests, blocks) int32 names. `positions` and `requests` (tokens,), of any integer dtype.
