@@ -126,7 +126,10 @@ def from_config(vllm_config: Any) -> Shape | None:
     index_topk, rope_dim = getattr(hf, "index_topk", None), getattr(hf, "qk_rope_head_dim", None)
     if index_topk is None or rope_dim is None:
         return None
-    heads = -(-hf.num_attention_heads // vllm_config.parallel_config.tensor_parallel_size)
+    parallel = vllm_config.parallel_config
+    heads = -(-hf.num_attention_heads // parallel.tensor_parallel_size)
+    # Where ranks share a cache, each attends for the heads of all of them.
+    heads *= getattr(parallel, "decode_context_parallel_size", 1)
     ratios = getattr(hf, "compress_ratios", None)
     if not ratios:
         return v32_shape(heads=heads, index_topk=index_topk, rope_dim=rope_dim)
