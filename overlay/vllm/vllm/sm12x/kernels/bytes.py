@@ -4,7 +4,8 @@
 An e4m3 byte is `s eeee mmm`. Its exponent and mantissa moved four bits up are those of a bfloat16,
 less the difference of the two exponent biases: the number times 2^-120, subnormals included. So
 two shifts, masks and one packed multiplication turn a word of four bytes into four bfloat16s.
-The code for NaN reads as 480; a key that is NaN as a whole still shows it by its RoPE values.
+The code for NaN reads as 480: looking for it costs 17 % more instructions, and three a word, a
+compare by carry, would still be 7 %. A key that is NaN as a whole shows it by its RoPE values.
 
 The words of a chunk give one operand a byte position, its *planes*: plane b holds dims b, b + 4,
 b + 8, ... of the chunk. A sum over dims doesn't mind their order, so queries are split into planes

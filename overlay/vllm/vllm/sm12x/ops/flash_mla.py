@@ -63,8 +63,9 @@ def flash_mla_with_kvcache(
     depend on the other rows of the batch.
 
     Returns the output and the LSE (b, heads, s_q) float32, natural logarithm, without the sink. A
-    row without keys is 0 with an LSE of +inf. Raises ValueError for an argument that doesn't fit,
-    and RuntimeError where no kernel can run.
+    row without keys is 0 with an LSE of +inf. A byte of a used slot that is e4m3's code for NaN
+    counts as 480, unlike in FlashMLA; NaN in RoPE values and scales does reach the output. Raises
+    ValueError for an argument that doesn't fit, and RuntimeError where no kernel can run.
     """
     dump_and_stop("flash_mla_with_kvcache", locals())
     check_tensor("q", q, ("b", "s_q", "heads", "d"), torch.bfloat16, q.device)
