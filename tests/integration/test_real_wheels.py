@@ -28,7 +28,8 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 def command(out: Path, tag: str, machine: str) -> list[str]:
-    return ["build", "--base", tag, "--platform", machine, "--no-test", "--json", "--out", str(out)]
+    command = ["build", "--base", tag, "--platform", machine, "--no-test", "--json"]
+    return [*command, "--native", "none", "--out", str(out)]
 
 
 def sha256(path: Path) -> str:

@@ -48,7 +48,6 @@ def has_own_path(base: Version) -> bool:
 @pytest.fixture
 def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]:
     """Ask a CUDA platform of the wheel for the backend of a layer."""
-    import vllm.config
 
     # With the platform that the tests have: it doesn't import with that of a GPU.
     importlib.import_module("vllm.v1.attention.backends.mla.flashmla_sparse")
@@ -70,7 +69,9 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
 
         selected = AttentionBackendEnum[backend] if backend else None
         config = devices.model(index_topk=index_topk, rope_dim=rope_dim, backend=selected)
-        monkeypatch.setattr(vllm.config, "get_current_vllm_config", lambda: config)
+        # Not its getter: a module that is imported here for the first time would keep ours.
+        current = importlib.import_module("vllm.config.vllm")
+        monkeypatch.setattr(current, "_current_vllm_config", config)
         layer = {
             "head_size": 512 + rope_dim,
             "dtype": torch.bfloat16,

@@ -267,7 +267,7 @@ def test_a_plan_measures_once_the_build_environment_is_there(compiling: World) -
 
 def test_a_toolkit_that_is_named_must_be_torchs(compiling: World, tmp_path: Path) -> None:
     old = fake_toolkit(tmp_path / "cuda", "12.8.93")
-    args = ("build", "--no-test", "--out", str(compiling.out))
+    args = ("build", "--native", "auto", "--no-test", "--out", str(compiling.out))
     done = compiling.run(*args, env={"CUDA_HOME": str(old)})
     assert done.status == 8
     assert f"CUDA_HOME={old} is CUDA 12.8.93, torch was built with 13.0" in done.err

@@ -149,10 +149,15 @@ class World(Checkout):
         path.write_bytes(content)
         return path
 
+    def start(
+        self, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.Popen[str]:
+        """A build compiles nothing, for which a small release has nothing, unless it says so."""
+        native = ("--native", "none") if args[0] == "build" and "--native" not in args else ()
+        return super().start(*args, *native, env=env, cwd=cwd)
+
     def build(self, *args: str, env: Mapping[str, str] | None = None) -> Done:
-        """Without a compile, for which a small release has nothing, unless the test asks for it."""
-        native = () if "--native" in args else ("--native", "none")
-        return self.run("build", "--no-test", "--out", str(self.out), *native, *args, env=env)
+        return self.run("build", "--no-test", "--out", str(self.out), *args, env=env)
 
     @property
     def out(self) -> Path:
