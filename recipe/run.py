@@ -128,11 +128,13 @@ def background(
 ) -> subprocess.Popen[bytes]:
     """Start a server that the caller ends; what it says goes to `log`.
 
-    A group of its own keeps it alive while an interrupted build is being cleaned up.
+    A group of its own keeps it alive while an interrupted build is being cleaned up. Where setpriv
+    is at hand (util-linux), the kernel ends it when this process is killed.
     """
+    with_us = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     with log.open("wb") as said:
         return subprocess.Popen(
-            args,
+            [*with_us, *args],
             env={**os.environ, **env},
             stdin=subprocess.DEVNULL,
             stdout=said,

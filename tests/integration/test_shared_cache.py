@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -175,6 +176,31 @@ def test_its_server_ends_with_a_build_that_fails(project: Project, tmp_path: Pat
         raise RuntimeError
 
     assert not servers(project)
+
+
+def test_its_server_ends_with_a_build_that_is_killed(project: Project, tmp_path: Path) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("there is no setpriv on this machine")
+    program = (
+        "import os, signal, sys; from pathlib import Path; from recipe import sccache;"
+        "from recipe.config import Project;"
+        "project = Project(root=Path(sys.argv[1]), cache=Path(sys.argv[2]));"
+        "held = sccache.compiler_cache('sccache', project, Path(sys.argv[3]), offline=True);"
+        "held.__enter__();"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with sccache.compiler_cache("sccache", project, tmp_path, offline=False):
+        pass  # sccache itself is in the cache now
+    words = [sys.executable, "-c", program, str(project.root), str(project.cache), str(tmp_path)]
+
+    done = subprocess.run(words, cwd=ROOT, check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(200):
+        if not servers(project):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the server is still there")
 
 
 def test_a_server_that_died_leaves_the_build_without_figures(
