@@ -41,8 +41,8 @@ COMPILE = Purpose(
 # CUDA's compiler and headers as packages, and a copy of its programs.
 TOOLS_BYTES = 1 << 30
 LOCK = "requirements/native.lock"
-# vLLM's CMake asks for C++17, its newer releases for C++20.
-OLDEST_GCC = 10
+# The oldest GCC by the release from which on upstream's CMake asks for it, the newest first.
+OLDEST_GCC = ((Version("0.32"), "13"), (Version("0.24"), "11.3"), (Version("0"), "10"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ def native_env(
     project: Project, base: Base, interpreter: str, python: str, *, offline: bool
 ) -> NativeEnv:
     """The build environment of a base; made in the cache if it isn't there."""
-    compiler = compiler_version()
+    compiler = compiler_version(base=base)
     shelf = torch_shelf(project, base, interpreter, python, offline=offline)
     requires = torch_requires(site_packages(shelf))
     check_torch(base, site_packages(shelf))
@@ -237,8 +237,8 @@ def check_torch(base: Base, site: Path) -> None:
     )
 
 
-def compiler_version(name: str = "c++") -> str:
-    """The first line of the C++ compiler, checked to be there and not too old."""
+def compiler_version(name: str = "c++", base: Base | None = None) -> str:
+    """The first line of the C++ compiler, checked to be there and not too old for the base."""
     found = shutil.which(name)
     if found is None:
         raise MachineError(
@@ -247,10 +247,16 @@ def compiler_version(name: str = "c++") -> str:
             next="apt-get install g++   # or: --native none",
         )
     first = run.output([found, "--version"]).decode(errors="replace").splitlines()[0]
-    number = run.output([found, "-dumpversion"]).decode().strip()
-    if "clang" not in first.lower() and Version(number).major < OLDEST_GCC:
+    number = run.output([found, "-dumpfullversion"]).decode().strip() or "0"
+    wanted = oldest_gcc(base.version if base else Version("0"))
+    if "clang" not in first.lower() and Version(number) < Version(wanted):
         raise MachineError(
-            f"{found} is GCC {number}; {OLDEST_GCC} or newer is needed",
-            next="install a newer g++",
+            f"{found} is GCC {number}; {base.tag if base else 'vLLM'} wants {wanted} or newer",
+            means="Upstream's CMake stops with an older one.",
+            next="install a newer g++ and make it c++, or take upstream's binaries: --native none",
         )
     return first
+
+
+def oldest_gcc(version: Version) -> str:
+    return next(gcc for least, gcc in OLDEST_GCC if version >= least)

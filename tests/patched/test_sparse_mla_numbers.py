@@ -222,7 +222,7 @@ def test_a_v4_layer_attends_from_a_prompt_without_gathering_its_keys(
     torch.nn.Module.__init__(made)
     swa_layer = SimpleNamespace(kv_cache=window, prefix="window")
     vars(made).update(
-        compress_ratio=128, scale=SCALE, attn_sink=sink, swa_cache_layer=swa_layer,
+        compress_ratio=128, scale=SCALE, window_size=64, attn_sink=sink, swa_cache_layer=swa_layer,
         kv_cache=states, prefix="layer", topk_indices_buffer=None,
     )  # fmt: skip
     positions = torch.arange(decoded + rows)

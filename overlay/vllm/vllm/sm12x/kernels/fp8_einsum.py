@@ -83,15 +83,16 @@ def fp8_einsum_kernel(
     offset = group * scale_group_stride + place * scale_row_stride
     b_scale_ptr += (group * (WIDTH // GROUP) + column // GROUP) * blocks
     acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    real = valid & (first < end)
+    # A block of its own: the interpreter of Triton 3.9 makes integers of a mask and one condition.
+    none = row * 0
+    real = valid & (first + none < end)
     a_scale = _scales(a_scale_ptr, offset, first, scale_block_stride, real)
     b_scale = _weight_scale(b_scale_ptr, first, first < end)
     for block in range(first, end):
         scale = a_scale * b_scale
         # One step ahead, so that nothing waits for them.
-        a_scale = _scales(
-            a_scale_ptr, offset, block + 1, scale_block_stride, valid & (block + 1 < end)
-        )
+        real = valid & (block + 1 + none < end)
+        a_scale = _scales(a_scale_ptr, offset, block + 1, scale_block_stride, real)
         b_scale = _weight_scale(b_scale_ptr, block + 1, block + 1 < end)
         a = tl.load(a_ptr + block * GROUP + inner, mask=valid[:, None], other=0.0)
         b = tl.load(b_ptr + block * GROUP + inner)
