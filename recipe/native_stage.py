@@ -89,9 +89,11 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
         return settle(options.choice, plan.components, None, {})
     published = verdicts(project, plan, wheel) if wheel else {}
     raised = lifted(plan)
-    if wheel and not (raised or candidates(plan.components, published, plan.arch.asked)):
+    maybe = bool(raised or candidates(plan.components, published, plan.arch.asked))
+    if wheel and not maybe:
         return settle(options.choice, plan.components, [], {})
-    check_crossing(plan, kind)
+    if maybe:
+        check_crossing(plan, kind)
     try:
         env = env_for(project, plan, options, offline=True)
     except MachineError:

@@ -105,6 +105,20 @@ def test_a_cross_build_without_its_compiler_ends_with_8_and_the_package(
     assert not list(world.cache.glob("envs/*"))
 
 
+@pytest.mark.skipif(MACHINE != "x86_64", reason="this machine compiles for itself")
+def test_a_plan_asks_for_a_cross_compiler_where_something_may_be_compiled(
+    world: World, tmp_path: Path
+) -> None:
+    programs = world_path(tmp_path / "programs", "git", "tar")
+    done = world.run("plan", "--platform", "aarch64", env=programs)
+    assert done.status == 0, done.err
+    kernel = {"csrc/kernel.cu": b"// faster\n"}
+    world.add_patch("faster.patch", world.upstream.patch(kernel, Components="_C"))
+    done = world.run("plan", "--platform", "aarch64", env=programs)
+    assert done.status == 8
+    assert "g++-aarch64-linux-gnu" in done.next
+
+
 def test_doctor_asks_for_no_cross_compiler_unless_another_machine_is_built_for(
     world: World, tmp_path: Path
 ) -> None:
