@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recipe import target, toolkit
+from recipe.compile import in_wheel
 from recipe.cross import literal, stand_in
 from recipe.errors import MachineError, UsageError
 from recipe.native_env import NativeEnv
@@ -240,6 +241,22 @@ def test_the_machine_that_is_compiled_for_is_part_of_an_environments_identity(
     tmp_path: Path,
 ) -> None:
     assert env_for(tmp_path, SPARK).identity != env_for(tmp_path, None).identity
+
+
+@pytest.mark.parametrize(
+    ("installed", "member"),
+    [
+        ("vllm/_C.so", "vllm/_C.cpython-311-aarch64-linux-gnu.so"),
+        ("vllm/_moe_C.abi3.so", "vllm/_moe_C.abi3.so"),
+        ("vllm/libcore.so", "vllm/libcore.so"),
+        ("vllm/third_party/deep_gemm/__init__.py", "vllm/third_party/deep_gemm/__init__.py"),
+    ],
+)
+def test_a_module_for_one_python_says_so_in_its_name(
+    tmp_path: Path, installed: str, member: str
+) -> None:
+    assert in_wheel(installed, env_for(tmp_path, SPARK)) == member
+    assert in_wheel(installed, env_for(tmp_path, None)) == installed
 
 
 def test_cmake_is_told_to_look_for_libraries_where_the_other_machines_are(
