@@ -30,6 +30,10 @@ REGRESSION, TOOL_MISSING = 6, 8
 # A compiler of the same version gives the same code; this leaves room for its patch releases.
 SLACK = 1.03
 SHARED_LIMIT = 99 * 1024
+# Bytes a thread: with 32 heads all 255 registers are taken. The ptxas of Triton 3.7 puts four words
+# more there, for V4 with two scopes, whole: 14 of the loop's 1245 instructions touch the stack.
+STACK_LIMIT = 64
+STACK_LIMITS = {"3.7": 80}
 # Issue cycles an entry for a block of 16 or 32 heads; a block of V3.2's has 15 % more to do.
 DECODE_CYCLES = {16: 67.0, 32: 80.0}
 PREFILL_CYCLES = {16: 25.0, 32: 45.0}
@@ -54,14 +58,14 @@ class Result:
     ours: bool
 
 
-def goals_missed(capability: int, build: Build, found: Measured) -> list[str]:
-    """What the code of one of our kernels must keep to, whatever compiler made it."""
+def goals_missed(capability: int, build: Build, found: Measured, version: str) -> list[str]:
+    """What the code of one of our kernels must keep to; `version` of Triton made it."""
     if build.family != "attention":
         return others_missed(capability, build, found)
     prefill = "prefill" in build.label
     cycles = (PREFILL_CYCLES if prefill else DECODE_CYCLES)[build.heads]
     limits = {
-        "stack": (found.stack, 0 if prefill else 64),
+        "stack": (found.stack, 0 if prefill else STACK_LIMITS.get(version, STACK_LIMIT)),
         "shared memory": (found.shared, SHARED_LIMIT),
         "MMA done/useful": (found.mma_ratio, 1.0 if prefill else 1.125),
         "cycles an entry": (found.cycles, cycles * (1.15 if "V3.2" in build.label else 1.0)),
@@ -151,15 +155,16 @@ def measure_all(*, upstream: bool) -> dict[int, list[Result]]:
         }
 
 
-def judge(results: dict[int, list[Result]], budget: dict[str, dict[str, float]]) -> list[str]:
-    """A line for each goal that is missed and each cost above the budget."""
+def judge(version: str, results: dict[int, list[Result]]) -> list[str]:
+    """A line for each goal that is missed and each cost above the budget of this compiler."""
+    budget = json.loads(BUDGET.read_text(encoding="utf-8")).get(version, {})
     return [
         f"{name(capability, result)}: {reason}"
         for capability, several in results.items()
         for result in several
         if result.ours
         for reason in (
-            *goals_missed(capability, result.build, result.found),
+            *goals_missed(capability, result.build, result.found, version),
             *regressions(result.found, budget.get(name(capability, result), {})),
         )
     ]
@@ -178,7 +183,7 @@ def write_budget(version: str, results: dict[int, list[Result]]) -> None:
         for result in several
         if result.ours
     }
-    BUDGET.write_text(json.dumps(budgets, indent=1) + "\n", encoding="utf-8")
+    BUDGET.write_text(json.dumps(dict(sorted(budgets.items())), indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -201,7 +206,7 @@ def main() -> int:
     version = ".".join(triton.__version__.split(".")[:2])
     if options.write_budget:
         write_budget(version, results)
-    failed = judge(results, json.loads(BUDGET.read_text(encoding="utf-8")).get(version, {}))
+    failed = judge(version, results)
     if options.json:
         kernels = [
             {"kernel": r.build.label, "target": f"sm_{c}", "ours": r.ours, **asdict(r.found)}

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOL_MISSING = 8
-# What the goals and the budget were set with; other compilers are looked at by hand.
-TRITON = "3.6."
+# The compilers that the releases' own torch brings.
+BUDGETS = json.loads((ROOT / "benchmarks" / "kernel_budget.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +26,15 @@ def report() -> dict[str, Any]:
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode == TOOL_MISSING:
-        pytest.skip(done.stderr.strip())
+        pytest.skip(done.stderr.strip().splitlines()[-1])  # after what Triton warns of
     assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def test_every_kernel_keeps_to_its_goals_and_budget(report: dict[str, Any]) -> None:
-    if not report["triton"].startswith(TRITON):
-        pytest.skip(f"Triton is {report['triton']}; the goals are for {TRITON}x")
+    if report["triton"].rpartition(".")[0] not in BUDGETS:
+        pytest.skip(f"Triton is {report['triton']}; there are budgets for {', '.join(BUDGETS)}")
     assert report["failed"] == []
 
 
