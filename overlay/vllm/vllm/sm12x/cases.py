@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `selftest` runs: the calls that models make, with inputs and what must come out."""
+"""What `selftest` runs of attention: models' calls, with inputs and what must come out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from .layouts import V4, V32, Layout
 from .ops.flash_mla import flash_mla_sparse_fwd, flash_mla_with_kvcache
 from .reference import decode, prefill
 from .scope import Scope
+from .trials import Trial, sample
+from .verdicts import Verdict, judge_attention
 
 HEADS = (8, 16, 32, 64, 128)
 ROWS = (1, 64)
 PREFILL_ROWS = 512
-CHECKED_ROWS = 16
 # Every so many entries are -1, and a row is this much shorter than the one before.
 INVALID_EACH = 37
 SHORTER = 3
@@ -63,8 +64,23 @@ class Case:
     @property
     def checked(self) -> list[int]:
         """The rows that are compared: the first and the last, and some between."""
-        count = min(self.rows, CHECKED_ROWS)
-        return [i * (self.rows - 1) // max(count - 1, 1) for i in range(count)]
+        return sample(self.rows)
+
+    def trial(self, device: torch.device) -> Trial:
+        """Make the inputs, the same for every device."""
+        inputs = build(self, device)
+
+        def check() -> Verdict:
+            rows = self.checked
+            out, lse = inputs.run()
+            return judge_attention(out[rows], lse[rows], *inputs.reference(rows))
+
+        return Trial(
+            run=inputs.run,
+            check=check,
+            moved_bytes=inputs.moved_bytes,
+            operations=inputs.operations,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,27 +18,26 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from . import cases
-from .cases import Case, Inputs
+from . import cases, cases_logits, cases_products
 from .ops.checks import TRUE
+from .trials import Runnable
 
 WRONG = 7
 USAGE = 2
-# The worst row and head may be off by so much, relative to its length; LSEs absolutely.
-WORST_ERROR = 5e-3
-WORST_LSE = 1e-5
 
 WARM_UPS = 3
 REPEATS = 15
 # Written between two timed calls, so that a cache is read from memory, as in a model's next layer.
 FLUSHED_BYTES = 256 << 20
+# Attention, then what stands in for DeepGEMM.
+GROUPS = (cases, cases_logits, cases_products)
 # Bytes a second, where the driver doesn't tell the memory's clock and width.
 PEAKS = {"GB10": 273e9, "RTX PRO 6000": 1792e9, "RTX 5090": 1792e9}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One case. Errors are those of the worst row and head; `micros` is a median, None if untimed.
+    """One case. Errors are as `verdicts` measures them; `micros` is a median, None if untimed.
 
     `bandwidth` is in bytes a second, of what the call has to read and write at least; `share` is
     that of the device's peak. `flops` is in operations a second. `failure` is what stopped it.
@@ -48,34 +47,12 @@ class Result:
     ok: bool
     error: float | None = None
     lse_error: float | None = None
+    squares_error: float | None = None
     micros: float | None = None
     bandwidth: float | None = None
     share: float | None = None
     flops: float | None = None
     failure: str | None = None
-
-
-def check(case: Case, inputs: Inputs) -> tuple[float, float, bool]:
-    """Run a case and return its errors and whether they are small enough.
-
-    Rows without keys must be exactly 0 with an LSE of +inf. Only the rows of `case.checked` are
-    compared: the reference takes a row at a time.
-    """
-    out, lse = inputs.run()
-    rows = case.checked
-    expected, expected_lse = inputs.reference(rows)
-    out, lse = out[rows].double(), lse[rows].double()
-    size, off = expected.norm(dim=2), (out - expected).norm(dim=2)
-    empty, finite = size == 0, expected_lse.isfinite()
-    exact = not off[empty].any() and torch.equal(lse[~finite], expected_lse[~finite])
-    error = _largest(off[~empty] / size[~empty])
-    lse_error = _largest((lse - expected_lse)[finite].abs())
-    # A NaN is larger than no limit, so it is asked whether a figure is within one.
-    return error, lse_error, exact and error <= WORST_ERROR and lse_error <= WORST_LSE
-
-
-def _largest(values: torch.Tensor) -> float:
-    return float(values.max()) if values.numel() else 0.0
 
 
 def time_call(call: Callable[[], object], device: torch.device) -> float:
@@ -101,24 +78,29 @@ def peak_bandwidth(name: str, memory_clock_khz: int, bus_bits: int) -> float | N
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def run_case(case: Case, device: torch.device, peak: float | None) -> Result:
+def listing(*, quick: bool, interpret: bool) -> tuple[Runnable, ...]:
+    """Return what is to be run."""
+    if interpret:
+        return tuple(case for group in GROUPS for case in group.small())
+    return tuple(case for group in GROUPS for case in group.every(quick=quick))
+
+
+def run_case(case: Runnable, device: torch.device, peak: float | None) -> Result:
     """Check a case, and time it where there is a GPU. What it raises makes it a wrong one."""
     try:
-        inputs = cases.build(case, device)
-        error, lse_error, ok = check(case, inputs)
-        micros = time_call(inputs.run, device) if device.type == "cuda" else None
+        trial = case.trial(device)
+        verdict = trial.check()
+        micros = time_call(trial.run, device) if device.type == "cuda" else None
     except Exception as problem:  # the compiler's and the driver's are of many classes
         return Result(case=str(case), ok=False, failure=f"{type(problem).__name__}: {problem}")
-    bandwidth = 1e6 * inputs.moved_bytes / micros if micros else None
+    bandwidth = 1e6 * trial.moved_bytes / micros if micros else None
     return Result(
         case=str(case),
-        ok=ok,
-        error=error,
-        lse_error=lse_error,
+        **asdict(verdict),
         micros=micros,
         bandwidth=bandwidth,
         share=bandwidth / peak if bandwidth and peak else None,
-        flops=1e6 * inputs.operations / micros if micros else None,
+        flops=1e6 * trial.operations / micros if micros else None,
     )
 
 
@@ -151,7 +133,9 @@ def line(result: Result) -> str:
         timed += f" {result.share:4.0%}" if result.share is not None else ""
         timed += f" {result.flops / 1e12:6.1f} TF/s "
     verdict = "ok" if result.ok else "WRONG"
-    return f"{verdict:5} {result.error:8.1e} {result.lse_error:8.1e} {timed}{result.case}"
+    second = result.lse_error if result.lse_error is not None else result.squares_error
+    also = "" if second is None else f"{second:.1e}"
+    return f"{verdict:5} {result.error:8.1e} {also:8} {timed}{result.case}"
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -160,7 +144,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
-    parser.add_argument("--quick", action="store_true", help="one head count and few rows a model")
+    parser.add_argument("--quick", action="store_true", help="few shapes of each operator")
     parser.add_argument("--interpret", action="store_true", help="small cases on Triton's CPU path")
     options = parser.parse_args(arguments)
     if options.interpret and os.environ.get("TRITON_INTERPRET", "").lower() not in TRUE:
@@ -171,7 +155,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _options(arguments)
-    todo = cases.small() if options.interpret else cases.every(quick=options.quick)
+    todo = listing(quick=options.quick, interpret=options.interpret)
     why = "" if options.interpret else obstacle()
     results: list[Result] = []
     device, name, peak = torch.device("cpu"), "Triton's interpreter", None
@@ -187,7 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
             _say(f"  {case}", options.json)
     else:
         peak_text = f", {peak / 1e9:.0f} GB/s" if peak else ""
-        _say(f"{name}{peak_text}; error, LSE error, and on a GPU median time:", options.json)
+        _say(
+            f"{name}{peak_text}; error, that of LSEs or squares, and on a GPU median time:",
+            options.json,
+        )
         for case in todo:
             results.append(run_case(case, device, peak))
             _say(line(results[-1]), options.json)
@@ -200,7 +187,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _document(
-    device: str | None, peak: float | None, why: str, todo: tuple[Case, ...], results: list[Result]
+    device: str | None,
+    peak: float | None,
+    why: str,
+    todo: tuple[Runnable, ...],
+    results: list[Result],
 ) -> str:
     document = {
         "schema": 1,
