@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.sm12x import binaries, doctor, envs
+from vllm.sm12x import binaries, doctor, envs, machine
 from vllm.sm12x.binaries import Extension, Verdict
-from vllm.sm12x.doctor import Device, Facts, Knob, advise, choices, report
+from vllm.sm12x.doctor import advise, choices, choose_gemm
+from vllm.sm12x.machine import Device, Facts, Knob
 from vllm.sm12x.support import FlashInfer, Route
+from vllm.sm12x.support_gemm import DeepGemm
 
 GB10 = Device(name="NVIDIA GB10", capability=(12, 1), memory_gib=120)
 PRO = Device(name="RTX PRO 6000", capability=(12, 0), memory_gib=95)
@@ -35,6 +37,7 @@ def facts(**changes: Any) -> Facts:
             "flashinfer-python": "0.7.2",
         },
         "flashinfer": KERNELS,
+        "deep_gemm": DeepGemm(installed=True, kernels=True),
         "extensions": (Extension(name="_C.abi3.so", sass=("90a", "120"), ptx=()),),
         "examined": True,
         "knobs": (),
@@ -49,7 +52,15 @@ def versions(**changes: str | None) -> dict[str, str | None]:
 
 def advice_for(found: Facts, forced: bool | None = None) -> str:
     device = found.devices[0] if found.devices else None
-    return "\n".join(advise(found, choices(found, device, forced)))
+    gemm = choose_gemm(found, device, forced)
+    return "\n".join(advise(found, choices(found, device, forced), gemm))
+
+
+def report(found: Facts) -> str:
+    """As it is where there is nothing to change."""
+    device = found.devices[0]
+    chosen = choices(found, device, None), choose_gemm(found, device, None)
+    return doctor.report(found, *chosen, ())
 
 
 @pytest.mark.parametrize(
@@ -127,10 +138,12 @@ def test_the_tool_is_looked_for_on_the_path_and_then_in_packages(
 
 def test_nothing_is_to_change_on_a_healthy_machine() -> None:
     assert advice_for(facts()) == ""
-    text = report(facts(), choices(facts(), GB10, None), ())
+    text = report(facts())
     for part in ("NVIDIA GB10, capability 12.1", "driver 580.1", "triton 3.9.0", "sm_120"):
         assert part in text
     assert text.endswith("To change\n  nothing")
+    assert "DeepGEMM for SM12x: kernels" in text
+    assert "GEMM: upstream, because DeepGEMM has kernels for SM12x" in text
 
 
 @pytest.mark.parametrize(
@@ -177,6 +190,42 @@ def test_paths_are_those_that_support_decides() -> None:
     assert choices(facts(versions=versions(vllm=None)), GB10, None) == {}
 
 
+@pytest.mark.parametrize(
+    ("vllm", "deep_gemm", "forced", "path", "why"),
+    [
+        ("0.23.0", (True, True), None, Route.TRITON, "doesn't use DeepGEMM"),
+        ("0.24.0+sm12x.1", (True, False), None, Route.TRITON, "has no kernels"),
+        ("0.24.0", (True, False), False, Route.NONE, "is 0"),
+        ("0.24.0", (False, False), None, Route.TRITON, "isn't installed"),
+        ("0.25.1", (True, True), None, Route.UPSTREAM, "has kernels"),
+        ("0.27.1", (True, False), None, Route.TRITON, "has no kernels"),
+        ("0.28.0", (True, True), None, Route.UPSTREAM, "has kernels"),
+        ("0.28.0", (True, False), None, Route.NONE, "from v0.28 on"),
+    ],
+)
+def test_what_stands_in_for_deepgemm_is_told_with_its_reason(
+    vllm: str, deep_gemm: tuple[bool, bool], forced: bool | None, path: Route, why: str
+) -> None:
+    installed, kernels = deep_gemm
+    found = facts(
+        versions=versions(vllm=vllm), deep_gemm=DeepGemm(installed=installed, kernels=kernels)
+    )
+    choice = choose_gemm(found, GB10, forced)
+    assert choice is not None
+    assert choice.path is path and why in choice.why
+    assert ("GEMM: nothing can serve them" in advice_for(found, forced)) is (path is Route.NONE)
+    text = doctor.report(found, {}, choice, ())
+    assert f"GEMM: {path.value}, because {choice.why}" in text
+    elsewhere = choose_gemm(found, H100, forced)
+    assert elsewhere is not None and elsewhere.path is Route.UPSTREAM
+
+
+def test_without_vllm_no_path_beside_attention_is_told() -> None:
+    found = facts(versions=versions(vllm=None))
+    assert choose_gemm(found, GB10, None) is None
+    assert "Beside attention\n  vLLM isn't installed" in report(found)
+
+
 def test_every_knob_is_read_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("VLLM_")]:
         monkeypatch.delenv(name)
@@ -184,7 +233,7 @@ def test_every_knob_is_read_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION", "0")
     monkeypatch.setenv("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE", "7")
     monkeypatch.setenv("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK", "16")
-    found = {knob.name: knob for knob in doctor.read_knobs()}
+    found = {knob.name: knob for knob in machine.read_knobs()}
     assert set(found) == {v.name for v in envs.VARIABLES + envs.CHANGED}
     query = found["VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE"]
     assert (query.value, query.origin, query.problem) == (64, "environment", "")
@@ -194,13 +243,13 @@ def test_every_knob_is_read_with_its_origin(monkeypatch: pytest.MonkeyPatch) -> 
     assert (block.value, "invalid" in block.origin) == ("automatic", True)
     assert "'7'" in block.problem
     assert found["VLLM_SM12X_PREFETCH"].origin == "default"
-    assert doctor.unknown_knobs() == ("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK",)
+    assert machine.unknown_knobs() == ("VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK",)
 
 
 def test_a_report_says_what_was_not_examined() -> None:
     extension = Extension(name="_C.so", sass=None, ptx=None)
     found = facts(extensions=(extension,), examined=False)
-    text = report(found, choices(found, GB10, None), ())
+    text = report(found)
     assert "no cuobjdump here" in text and "_C.so: not examined" in text
     assert "_C.so" not in advice_for(found)
 
@@ -226,5 +275,7 @@ def test_json_is_one_document_with_everything_in_it() -> None:
     document = json.loads(done.stdout)
     assert document["schema"] == 1 and document["devices"] == []
     assert {field.name for field in dataclasses.fields(Facts)} < set(document)
+    assert set(document["deep_gemm"]) == {"installed", "kernels"}
+    assert bool(document["gemm_path"]) == (document["versions"]["vllm"] is not None)
     assert bool(document["paths"]) == (document["versions"]["vllm"] is not None)
     assert any("VLLM_TRITON_MLA_SPARSE='maybe'" in advice for advice in document["advice"])

@@ -170,17 +170,17 @@ def find_flashinfer() -> FlashInfer:
         version = None
     folders = list(spec.submodule_search_locations or ()) if spec else []
     kernels = any((Path(folder) / KERNEL_SOURCE).is_file() for folder in folders)
-    hangs = kernels and (version is None or _release(version) < HANGS_BELOW)
+    hangs = kernels and (version is None or release_of(version) < HANGS_BELOW)
     return FlashInfer(version=version, kernels=kernels, hangs=hangs)
 
 
 def calls_flashinfer(vllm_version: str) -> bool:
     """Whether a vLLM of this version has a FlashInfer path for sparse MLA on SM12x."""
-    return _release(vllm_version) >= CALLS_FLASHINFER
+    return release_of(vllm_version) >= CALLS_FLASHINFER
 
 
-def _release(version: str) -> tuple[int, ...]:
-    """The numbers that a version starts with: 0.6.16.post3 and 0.6.16.dev1 are (0, 6, 16)."""
+def release_of(version: str) -> tuple[int, ...]:
+    """Return the numbers a version starts with: 0.6.16.post3 and 0.6.16.dev1 are (0, 6, 16)."""
     found = re.match(r"v?(\d+(?:\.\d+)*)", version)
     return tuple(int(number) for number in found.group(1).split(".")) if found else ()
 

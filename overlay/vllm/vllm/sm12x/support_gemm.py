@@ -9,8 +9,13 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from .support import KNOB, Choice, Route, not_sm12x
+from .support import KNOB, Choice, Route, not_sm12x, release_of
 
+SUBJECT = "Indexer logits, V4's output projection and HyperConnection's GEMM"
+# The first vLLM that takes DeepGEMM to be for SM12x, and the first in which ours have no place: the
+# DeepGEMM of each release from there on has the kernels.
+CALLS_DEEP_GEMM = (0, 24)
+WITHOUT_OURS = (0, 28)
 # DeepGEMM compiles when it runs, from these: a6b593d has them, 891d57b and e21c821 don't.
 KERNEL_SOURCE = Path("include", "deep_gemm", "impls", "sm120_fp8_paged_mqa_logits.cuh")
 BUNDLED = Path("third_party", "deep_gemm")
@@ -67,3 +72,26 @@ def decide_gemm(
         why = f"{KNOB} is 0, and {objection}"
         return Choice(path=Route.NONE, why=why, unexpected=True)
     return Choice(path=Route.TRITON, why=objection)
+
+
+def decide_for_release(
+    vllm_version: str,
+    *,
+    is_cuda: bool,
+    capability: tuple[int, int] | None,
+    forced: bool | None,
+    found: DeepGemm,
+) -> Choice:
+    """Choose as a vLLM of this version will, without asking it. See `decide_gemm`."""
+    release = release_of(vllm_version)
+    choice = decide_gemm(
+        is_cuda=is_cuda,
+        capability=capability,
+        forced=forced,
+        calls_deep_gemm=release >= CALLS_DEEP_GEMM,
+        found=found,
+    )
+    if choice.triton and release >= WITHOUT_OURS:
+        why = f"{choice.why}, and from v0.28 on there is no other path"
+        return Choice(path=Route.NONE, why=why, unexpected=True)
+    return choice

@@ -11,11 +11,9 @@ import torch
 from .. import envs
 from ..ops import deep_gemm
 from ..support import KNOB, Choice, describe_once
-from ..support_gemm import decide_gemm, find_deep_gemm
+from ..support_gemm import SUBJECT, decide_gemm, find_deep_gemm
 
 logger = logging.getLogger(__name__)
-
-SUBJECT = "Indexer logits, V4's output projection and HyperConnection's GEMM"
 
 
 @functools.cache
