@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines that this one can compile for besides itself, and what is typed to get there.
 
-Device code is the same for all of them; the host's half is compiled by a cross compiler that nvcc
-is given, against the headers and libraries of the other machine.
+The host's half of a source is compiled by a cross compiler that nvcc is given, against the headers
+and libraries of the other machine. nvcc asks that compiler how plain char is, so device code comes
+out as on that machine, too.
 """
 
 from __future__ import annotations
