@@ -38,7 +38,7 @@ def cross_env(
     project: Project, base: Base, target: Target, interpreter: str, python: str, *, offline: bool
 ) -> NativeEnv:
     """The build environment of a base for another machine; made in the cache if it isn't there."""
-    compiler = compiler_version(target.tool("g++"), base)
+    compiler = compiler_version(target.tool("g++"))
     shelf = target_packages(project, base, target, interpreter, python, offline=offline)
     site = site_packages(shelf)
     packaged = toolkit.packaged_version(torch_requires(site))

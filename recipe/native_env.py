@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,8 +42,9 @@ COMPILE = Purpose(
 # CUDA's compiler and headers as packages, and a copy of its programs.
 TOOLS_BYTES = 1 << 30
 LOCK = "requirements/native.lock"
-# The oldest GCC by the release from which on upstream's CMake asks for it, the newest first.
-OLDEST_GCC = ((Version("0.32"), "13"), (Version("0.24"), "11.3"), (Version("0"), "10"))
+# What upstream's CMake says of GCC, and the oldest that compiles C++17 where it says nothing.
+GCC_WANTED = re.compile(r'CMAKE_CXX_COMPILER_VERSION VERSION_LESS "([\d.]+)"')
+OLDEST_GCC = Version("10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ def native_env(
     project: Project, base: Base, interpreter: str, python: str, *, offline: bool
 ) -> NativeEnv:
     """The build environment of a base; made in the cache if it isn't there."""
-    compiler = compiler_version(base=base)
+    compiler = compiler_version()
     shelf = torch_shelf(project, base, interpreter, python, offline=offline)
     requires = torch_requires(site_packages(shelf))
     check_torch(base, site_packages(shelf))
@@ -237,8 +239,13 @@ def check_torch(base: Base, site: Path) -> None:
     )
 
 
-def compiler_version(name: str = "c++", base: Base | None = None) -> str:
-    """The first line of the C++ compiler, checked to be there and not too old for the base."""
+def compiler_version(name: str = "c++") -> str:
+    """The first line of what the C++ compiler says of itself; MachineError if there is none."""
+    said = run.output([find_compiler(name), "--version"])
+    return said.decode(errors="replace").splitlines()[0]
+
+
+def find_compiler(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise MachineError(
@@ -246,17 +253,19 @@ def compiler_version(name: str = "c++", base: Base | None = None) -> str:
             means="nvcc compiles the host's half of each source with it.",
             next="apt-get install g++   # or: --native none",
         )
-    first = run.output([found, "--version"]).decode(errors="replace").splitlines()[0]
+    return found
+
+
+def check_gcc(cmake: str, tag: str, name: str = "c++") -> None:
+    """MachineError if GCC is older than the release's CMakeLists.txt wants, before it is asked."""
+    found = find_compiler(name)
+    if "clang" in compiler_version(name).lower():
+        return
     number = run.output([found, "-dumpfullversion"]).decode().strip() or "0"
-    wanted = oldest_gcc(base.version if base else Version("0"))
-    if "clang" not in first.lower() and Version(number) < Version(wanted):
+    wanted = max([OLDEST_GCC, *map(Version, GCC_WANTED.findall(cmake))])
+    if Version(number) < wanted:
         raise MachineError(
-            f"{found} is GCC {number}; {base.tag if base else 'vLLM'} wants {wanted} or newer",
+            f"{found} is GCC {number}; {tag} wants {wanted} or newer",
             means="Upstream's CMake stops with an older one.",
             next="install a newer g++ and make it c++, or take upstream's binaries: --native none",
         )
-    return first
-
-
-def oldest_gcc(version: Version) -> str:
-    return next(gcc for least, gcc in OLDEST_GCC if version >= least)

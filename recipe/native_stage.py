@@ -20,10 +20,11 @@ from recipe.inner_given import Given
 from recipe.log import Log, say
 from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, obtainable, rebuild, stale
-from recipe.native_env import NativeEnv, native_env
+from recipe.native_env import NativeEnv, check_gcc, native_env
 from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
+from recipe.sources import store_of
 from recipe.stale import Reason
 from recipe.target import reachable, target_of, this_machine
 from recipe.testing import find_python
@@ -140,8 +141,7 @@ def carry_out(
 def everything(project: Project, plan: Plan, options: NativeOptions, job: Job, log: Log) -> Native:
     """--native all."""
     deepgemm.check_usable(plan.deepgemm)
-    interpreter, version = find_python(plan.base, options.python)
-    env = native_env(project, plan.base, interpreter, version, offline=options.offline)
+    env = env_for(project, plan, options, offline=options.offline)
     with log.stage("compile", "Running the whole of upstream's build"):
         made = whole(project, env, job, plan.version)
         say(f"  {how_long(made.built)}; network: {made.built.network}")
@@ -203,6 +203,8 @@ def env_for(project: Project, plan: Plan, options: NativeOptions, *, offline: bo
     """The build environment for the wheel's machine."""
     interpreter, version = find_python(plan.base, options.python)
     target = target_of(plan.machine)
+    cmake = store_of(project).read(plan.applied.head, "CMakeLists.txt").decode()
+    check_gcc(cmake, plan.base.tag, target.tool("g++") if target else "c++")
     if target is None:
         return native_env(project, plan.base, interpreter, version, offline=offline)
     return cross_env(project, plan.base, target, interpreter, version, offline=offline)
