@@ -69,6 +69,8 @@ class Store:
         try:
             return run.output(["git", *args], env=env, stdin=stdin)
         except run.CommandFailed:
+            if args[0] == "rev-parse":  # it only reads: what it doesn't find isn't there
+                raise
             for place in (self.path, *([] if index is None else [index.parent])):
                 if run.is_full(place):
                     raise run.disk_full(place, f"git {args[0]} could not write") from None
