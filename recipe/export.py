@@ -58,9 +58,6 @@ def export_git(store: Store, series: Series, applied: Applied, target: Path) -> 
 def beyond_quilt(patch: Patch) -> Iterator[tuple[int, str]]:
     """Line and reason for what GNU patch, which quilt calls, can't do or does otherwise."""
     yield from binaries(patch.content)
-    for path in patch.touched:
-        if path.startswith("-"):
-            yield 1, f"quilt hands the file {path} to diff as an option"
     for one, other in permutations(patch.touched, 2):
         if other.startswith(one + "/"):
             yield 1, f"GNU patch can't put the file {one} and the folder in each other's place"

@@ -66,7 +66,7 @@ def without_options(history: History) -> History:
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="GNU patch is not installed")
 @few(20)
-@given(history=histories().map(without_options))
+@given(history=histories())
 def test_gnu_patch_makes_the_same_files(history: History) -> None:
     with made(history) as there:
         assume(not any(list(beyond_quilt(patch)) for patch in there.patches))
