@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from recipe import component_store, sccache, scratch
-from recipe.arch import Verdict
+from recipe.arch import DEVICES, Verdict, rank
 from recipe.compile import Compiled, compile_components
 from recipe.config import Base, Project
 from recipe.configure import Build, Place, Step, configure, read_builds
@@ -264,12 +264,12 @@ def check(
         if not path.endswith(".so"):
             continue
         check_symbols(file, folders)
-        devices = [d for d in ("12.0", "12.1") if enough(asked, d) & {best(build, d)}]
+        devices = [d for d in DEVICES if enough(asked, d) & {best(build, d)}]
         found = verdicts(file, devices)
-        lacking = [device for device in devices if found[device] not in enough(asked, device)]
+        lacking = [device for device in devices if rank(found[device]) > rank(best(build, device))]
         if lacking:
             raise AuditError(
-                f"{path} was compiled for {', '.join(build.targets)} and holds no code for "
+                f"{path} was compiled for {', '.join(build.targets)} and holds no such code for "
                 f"{', '.join(lacking)}",
                 means="The compiler and the object disagree.",
                 next="compile it anew without a cache: --compiler-cache none",

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from hypothesis import assume, given
 from recipe.export import beyond_quilt, export_git, export_quilt
 from recipe.git import IDENTITY, ISOLATED
 from recipe.plan import Series
-from tests.recipe.edits import History, Tree, few, histories
+from tests.recipe.edits import History, few, histories
 from tests.recipe.history import LOG, Made, made, no_conversion, read_tree, write_tree
 from tests.recipe.repo import AM
 
@@ -54,16 +53,6 @@ def git_am(there: Made, *mails: str) -> None:
     )
 
 
-def without_options(history: History) -> History:
-    """The same without names that quilt hands to diff as options."""
-
-    def renamed(tree: Tree) -> Tree:
-        return {f"d{name}" if name.startswith("-") else name: f for name, f in tree.items()}
-
-    edits = tuple(replace(edit, tree=renamed(edit.tree)) for edit in history.edits)
-    return replace(history, base=renamed(history.base), edits=edits)
-
-
 @pytest.mark.skipif(shutil.which("patch") is None, reason="GNU patch is not installed")
 @few(20)
 @given(history=histories())
@@ -90,7 +79,7 @@ def gnu_patch(work: Path, content: bytes) -> None:
 
 @pytest.mark.skipif(shutil.which("quilt") is None, reason="quilt is not installed")
 @few(8)
-@given(history=histories().map(without_options))
+@given(history=histories())
 def test_quilt_pushes_and_pops_an_export(history: History) -> None:
     with made(history) as there:
         assume(not any(list(beyond_quilt(patch)) for patch in there.patches))
@@ -103,7 +92,9 @@ def test_quilt_pushes_and_pops_an_export(history: History) -> None:
 
         quilt(work, folder, "push", "-a", "--fuzz=0")
         assert read_tree(work, without=".pc") == history.trees[-1]
-        quilt(work, folder, "pop", "-a")
+        # -f: where a file is newer than the push, quilt first looks for changes by a diff that
+        # fails on odd names ("-d/x", with quotes); that there are none was asserted just now.
+        quilt(work, folder, "pop", "-a", "-f")
         # quilt keeps a file that was empty as it keeps one that wasn't there: pop removes both.
         emptied = {name for tree in history.trees for name in tree if tree[name].content == b""}
         left, wanted = read_tree(work, without=".pc"), history.base
