@@ -30,10 +30,8 @@ REGRESSION, TOOL_MISSING = 6, 8
 # A compiler of the same version gives the same code; this leaves room for its patch releases.
 SLACK = 1.03
 SHARED_LIMIT = 99 * 1024
-# Bytes a thread: with 32 heads all 255 registers are taken. The ptxas of Triton 3.7 puts four words
-# more there, for V4 with two scopes, whole: 14 of the loop's 1245 instructions touch the stack.
+# Bytes a thread: with 32 heads all 255 registers are taken.
 STACK_LIMIT = 64
-STACK_LIMITS = {"3.7": 80}
 # Beside attention none has a stack, but for two with 3.7 on sm_121.
 OTHERS_STACK = {"3.7": 16}
 # Issue cycles an entry for a block of 16 or 32 heads; a block of V3.2's has 15 % more to do.
@@ -67,7 +65,7 @@ def goals_missed(capability: int, build: Build, found: Measured, version: str) -
     prefill = "prefill" in build.label
     cycles = (PREFILL_CYCLES if prefill else DECODE_CYCLES)[build.heads]
     limits = {
-        "stack": (found.stack, 0 if prefill else STACK_LIMITS.get(version, STACK_LIMIT)),
+        "stack": (found.stack, 0 if prefill else STACK_LIMIT),
         "shared memory": (found.shared, SHARED_LIMIT),
         "MMA done/useful": (found.mma_ratio, 1.0 if prefill else 1.125),
         "cycles an entry": (found.cycles, cycles * (1.15 if "V3.2" in build.label else 1.0)),

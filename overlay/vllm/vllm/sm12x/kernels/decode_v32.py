@@ -58,10 +58,10 @@ def _attend(
     """Fold the entries of the tiles `tiles` = (first, end) of one scope into a row's state."""
     factor = tl.full([1, 1], REBIAS, tl.int16).to(tl.bfloat16, bitcast=True)
     upcoming = pick(index_ptr, tiles[0] * BLOCK_N, counted, BLOCK_N)
-    for first in range(tiles[0] * BLOCK_N, tiles[1] * BLOCK_N, BLOCK_N):
+    for tile in range(tiles[0], tiles[1]):
         index = upcoming
         # One tile ahead, so that a tile's copies don't wait for its own indices.
-        upcoming = pick(index_ptr, first + BLOCK_N, counted, BLOCK_N)
+        upcoming = pick(index_ptr, (tile + 1) * BLOCK_N, counted, BLOCK_N)
         row_ptr, valid = _rows(cache_ptr, page_stride, slots, index, PAGE)
         scales = _scales(row_ptr, valid)
         words0, words1 = _words(row_ptr, valid, 0), _words(row_ptr, valid, 1)

@@ -63,10 +63,10 @@ def _attend(
 ):  # fmt: skip
     """Fold the entries of the tiles `tiles` = (first, end) of one scope into a row's state."""
     upcoming = pick(index_ptr, tiles[0] * BLOCK_N, counted, BLOCK_N)
-    for first in range(tiles[0] * BLOCK_N, tiles[1] * BLOCK_N, BLOCK_N):
+    for tile in range(tiles[0], tiles[1]):
         index = upcoming
         # One tile ahead, so that a tile's copies don't wait for its own indices.
-        upcoming = pick(index_ptr, first + BLOCK_N, counted, BLOCK_N)
+        upcoming = pick(index_ptr, (tile + 1) * BLOCK_N, counted, BLOCK_N)
         k, valid = _keys(cache_ptr, page_stride, slots, index, PAGE)
         logits = tl.dot(q[0], tl.trans(k[0]))
         for i in tl.static_range(1, OPERANDS):
