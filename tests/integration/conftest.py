@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from recipe.config import Bases, load_bases, open_project
+from recipe.config import Bases, Project, load_bases, open_project
+from recipe.environment import QUIET_PIP, kept
+from recipe.native_env import COMPILE, NativeEnv
+from recipe.toolkit import Toolkit
 from tests.recipe.world import CHECKOUT, Checkout
 
 
@@ -44,3 +53,45 @@ def link_or_copy(path: Path, target: Path) -> None:
         os.link(path, target)
     except OSError:  # another disk
         shutil.copy(path, target)
+
+
+@pytest.fixture(scope="session")
+def tools(real: Checkout) -> NativeEnv:
+    """The build environment as it is locked, without torch and CUDA; kept in the cache."""
+    lock = CHECKOUT / "requirements" / "native.lock"
+
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", *QUIET_PIP]
+        subprocess.run([*pip, "--require-hashes", "-r", str(lock)], check=True)
+
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = kept(
+        Project(root=CHECKOUT, cache=real.cache),
+        f"standin-{digest}",
+        make,
+        {"lock": digest},
+        offline=False,
+        room=1 << 28,
+        purpose=COMPILE,
+    )
+    return NativeEnv(
+        folder=folder,
+        shelf=folder,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        torch="2.11.0",
+        toolkit=Toolkit(root=folder / "toolkit", version="13.0.88", why="none is needed"),
+        compiler="c++",
+    )
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A server on loopback that the build must not reach."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -52,7 +52,8 @@ SETUP = """
     seen = {name: os.environ.get(name) for name in TOLD} | {"reached": reached()}
     Path("vllm/seen.json").write_text(json.dumps(seen))
     setup(name="vllm", version=version, packages=["vllm"], package_data={"vllm": ["seen.json"]},
-          ext_modules=[CMakeExtension("vllm._C")], cmdclass={"build_ext": cmake_build_ext})
+          install_requires=["torch==2.11.0"], ext_modules=[CMakeExtension("vllm._C")],
+          cmdclass={"build_ext": cmake_build_ext})
 """
 CMAKE = """
     cmake_minimum_required(VERSION 3.26)
@@ -61,15 +62,21 @@ CMAKE = """
     if (DEFINED ENV{VLLM_CUTLASS_SRC_DIR})
       FetchContent_Declare(cutlass SOURCE_DIR $ENV{VLLM_CUTLASS_SRC_DIR})
     else()
-      FetchContent_Declare(cutlass GIT_REPOSITORY https://git.example/cutlass.git GIT_TAG v1)
+      FetchContent_Declare(cutlass GIT_REPOSITORY https://git.example/cutlass.git GIT_TAG v4.9.0)
     endif()
     FetchContent_MakeAvailable(cutlass)
-    add_library(_C MODULE csrc/one.cpp csrc/two.cpp)
-    target_include_directories(_C PRIVATE ${cutlass_SOURCE_DIR}/include)
+    set(CUTLASS_INCLUDE_DIR ${cutlass_SOURCE_DIR}/include)
     string(REPLACE ";" "," ARCH "$ENV{TORCH_CUDA_ARCH_LIST}")
-    target_compile_definitions(_C PRIVATE ARCH="${ARCH}")
-    set_target_properties(_C PROPERTIES PREFIX "" OUTPUT_NAME _C.abi3)
-    install(TARGETS _C LIBRARY DESTINATION vllm COMPONENT _C)
+    function (define_extension_target NAME)
+      cmake_parse_arguments(GIVEN "" "" "SOURCES;INCLUDE_DIRECTORIES" ${ARGN})
+      add_library(${NAME} MODULE ${GIVEN_SOURCES})
+      target_include_directories(${NAME} PRIVATE ${GIVEN_INCLUDE_DIRECTORIES})
+      target_compile_definitions(${NAME} PRIVATE ARCH="${ARCH}")
+      set_target_properties(${NAME} PROPERTIES PREFIX "" OUTPUT_NAME ${NAME}.abi3)
+      install(TARGETS ${NAME} LIBRARY DESTINATION vllm COMPONENT ${NAME})
+    endfunction()
+    define_extension_target(_C SOURCES csrc/one.cpp csrc/two.cpp
+      INCLUDE_DIRECTORIES ${CUTLASS_INCLUDE_DIR})
 """
 # Sources of a processor's own extension name other folders, which a CUDA build never reads.
 CPU_CMAKE = "set(ONEDNN $ENV{ONEDNN_SRC_DIR})\n"
@@ -77,22 +84,35 @@ FILES = {
     "setup.py": SETUP,
     "CMakeLists.txt": CMAKE,
     "cmake/cpu_extension.cmake": CPU_CMAKE,
-    "csrc/one.cpp": '#include <cutlass.h>\nextern "C" int inner() { return CUTLASS; }\n',
+    # auditwheel knows a Python extension by its entry point, and its libc by what it needs.
+    "csrc/one.cpp": """
+        #include <cutlass/cutlass.h>
+        #include <cstdlib>
+        extern "C" int inner() { return CUTLASS; }
+        extern "C" void PyInit__C() { abort(); }
+    """,
     "csrc/two.cpp": 'extern "C" const char* arch() { return ARCH; }\n',
     "vllm/__init__.py": "",
     "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\n',
 }
 
 
+def files() -> dict[str, str]:
+    """The package's files by path."""
+    return {name: textwrap.dedent(text).lstrip("\n") for name, text in FILES.items()}
+
+
 def write_tree(folder: Path) -> Path:
-    for name, text in FILES.items():
+    for name, text in files().items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text).lstrip("\n"), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     return folder
 
 
 def write_inner(folder: Path, value: int = 7) -> Path:
-    (folder / "include").mkdir(parents=True)
-    (folder / "include" / "cutlass.h").write_text(f"#define CUTLASS {value}\n", encoding="utf-8")
+    headers = folder / "include" / "cutlass"
+    headers.mkdir(parents=True)
+    (headers / "cutlass.h").write_text(f"#define CUTLASS {value}\n", encoding="utf-8")
+    (folder / "tools" / "util" / "include").mkdir(parents=True)
     return folder

@@ -4,16 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import json
 import os
-import subprocess
-import sys
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,59 +18,14 @@ from recipe import sccache, whole
 from recipe.compiler_cache import CompilerCache
 from recipe.config import Project
 from recipe.configure import Place
-from recipe.environment import QUIET_PIP, kept
 from recipe.errors import CompileError, MachineError, SourceError
-from recipe.native_env import COMPILE, NativeEnv
-from recipe.toolkit import Toolkit
+from recipe.native_env import NativeEnv
 from tests.integration.standin import write_inner, write_tree
-from tests.recipe.world import Checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "9.1.0+sm12x.1"
 
 Build = Callable[..., whole.Whole]
-
-
-@pytest.fixture(scope="session")
-def tools(real: Checkout) -> NativeEnv:
-    """The build environment as it is locked, without torch and CUDA; kept in the cache."""
-    lock = ROOT / "requirements" / "native.lock"
-
-    def make(folder: Path) -> None:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", *QUIET_PIP]
-        subprocess.run([*pip, "--require-hashes", "-r", str(lock)], check=True)
-
-    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = kept(
-        Project(root=ROOT, cache=real.cache),
-        f"standin-{digest}",
-        make,
-        {"lock": digest},
-        offline=False,
-        room=1 << 28,
-        purpose=COMPILE,
-    )
-    return NativeEnv(
-        folder=folder,
-        shelf=folder,
-        python=f"{sys.version_info.major}.{sys.version_info.minor}",
-        torch="2.11.0",
-        toolkit=Toolkit(root=folder / "toolkit", version="13.0.88", why="none is needed"),
-        compiler="c++",
-    )
-
-
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A server on loopback that the build must not reach."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 @pytest.fixture

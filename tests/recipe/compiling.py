@@ -8,6 +8,8 @@ ccache and pip are the real ones.
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import cmake
@@ -89,31 +91,46 @@ def add_torch(index: Index, version: str = "2.11.0", cuda: str = "'13.0'") -> No
     index.add("torch", f"torch-{version}-py3-none-any.whl", pure_wheel("torch", version, members))
 
 
-def add_tools(world: World) -> None:
-    """CMake and ninja as packages that call the real ones, in a lock with hashes."""
+def add_tools(world: World, behind: Path | None = None) -> None:
+    """CMake and ninja as packages that call the real ones, in a lock with hashes.
+
+    `behind`: a folder of packages that the build environment sees before its own.
+    """
     real = {"cmake": Path(cmake.CMAKE_BIN_DIR) / "cmake", "ninja": Path(ninja.BIN_DIR) / "ninja"}
+    packages = {
+        name: {f"{name}-1.data/scripts/{name}": f'#!/bin/sh\nexec {program} "$@"\n'.encode()}
+        for name, program in real.items()
+    }
+    if behind:
+        line = f"import sys; sys.path.insert(0, {str(behind)!r})\n"
+        packages["behind"] = {"behind.pth": line.encode()}
     rows = []
-    for name, program in real.items():
-        script = f'#!/bin/sh\nexec {program} "$@"\n'.encode()
-        content = pure_wheel(name, "1", {f"{name}-1.data/scripts/{name}": script})
+    for name, members in packages.items():
+        content = pure_wheel(name, "1", members)
         world.index.add(name, f"{name}-1-py3-none-any.whl", content)
         rows.append(f"{name}==1 --hash=sha256:{hashlib.sha256(content).hexdigest()}\n")
     (world.root / "requirements").mkdir()
     (world.root / "requirements" / "native.lock").write_text("".join(rows), encoding="utf-8")
 
 
-def make_compiling(folder: Path, index: Index, code: Path) -> World:
-    """A world whose release compiles `_C` and `_moe_C`."""
+def make_compiling(
+    folder: Path,
+    index: Index,
+    code: Path,
+    *,
+    tree: Mapping[str, bytes] = TREE,
+    components: tuple[str, ...] = ("_C", "_moe_C"),
+    behind: Path | None = None,
+) -> World:
+    """A world whose release compiles `components`, of which the published wheel has all."""
     plain = make_world(folder, index, code)
-    sdist = small.make_sdist(TREE)
-    wheels = {
-        machine: small.make_wheel({"vllm/_moe_C.abi3.so": small.shared_object()})
-        for machine in small.WHEELS
-    }
+    sdist = small.make_sdist(tree)
+    others = {f"vllm/{name}.abi3.so": small.shared_object() for name in components if name != "_C"}
+    wheels = {machine: small.make_wheel(others) for machine in small.WHEELS}
     index.add("vllm", small.SDIST, sdist)
     for machine, content in wheels.items():
         index.add("vllm", small.WHEELS[machine], content)
-    text = small.bases_toml(sdist, wheels).replace('["_C"]', '["_C", "_moe_C"]')
+    text = small.bases_toml(sdist, wheels).replace('["_C"]', json.dumps(components))
     (plain.root / "bases.toml").write_text(text, encoding="utf-8")
     toolkit = fake_toolkit(folder / "cuda")
     world = World(
@@ -122,10 +139,10 @@ def make_compiling(folder: Path, index: Index, code: Path) -> World:
         env={**plain.env, "CUDA_HOME": str(toolkit)},
         dropped=(*plain.dropped, "CCACHE_", "CUDA_"),
         index=index,
-        upstream=new_repository(folder / "compiling", TREE),
+        upstream=new_repository(folder / "compiling", tree),
         sdist=sdist,
         wheels=wheels,
     )
     add_torch(index)
-    add_tools(world)
+    add_tools(world, behind)
     return world
