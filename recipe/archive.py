@@ -57,7 +57,7 @@ def tar_entries(archive: Path) -> Iterator[Entry]:
                     continue
                 if member.issym():
                     check_link(archive, path, member.linkname)
-                    yield Entry(path=path, mode="120000", content=member.linkname.encode())
+                    yield Entry(path=path, mode="120000", content=os.fsencode(member.linkname))
                 elif member.isreg():
                     stream = tar.extractfile(member)
                     assert stream is not None
@@ -113,7 +113,7 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
             ],
             env=ISOLATED,
         )
-        names = [name for name in listing.decode().split("\0") if name]
+        names = [name for name in os.fsdecode(listing).split("\0") if name]
     else:
         names = [
             (Path(root) / file).relative_to(folder).as_posix()
@@ -125,7 +125,7 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
         if path.is_symlink():
             target = str(path.readlink())
             check_link(folder, name, target)
-            yield Entry(path=name, mode="120000", content=target.encode())
+            yield Entry(path=name, mode="120000", content=os.fsencode(target))
         elif path.is_file():
             mode = "100755" if os.access(path, os.X_OK) else "100644"
             yield Entry(path=name, mode=mode, content=path.read_bytes())
@@ -139,6 +139,7 @@ def import_entries(store: Store, entries: Iterator[Entry], ref: str, message: st
     modes: dict[str, tuple[str, int]] = {}
     try:
         for mark, entry in enumerate(entries, 1):
+            check_encoded(entry.path)
             stream.write(b"blob\nmark :%d\ndata %d\n" % (mark, len(entry.content)))
             stream.write(entry.content + b"\n")
             modes[entry.path] = (entry.mode, mark)
@@ -161,6 +162,18 @@ def import_entries(store: Store, entries: Iterator[Entry], ref: str, message: st
     commit = store.commit_of(ref)
     assert commit is not None
     return commit
+
+
+def check_encoded(path: str) -> None:
+    """Patches, the series and a wheel's RECORD name files in UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"the source has a file whose name isn't UTF-8: {os.fsencode(path)!r}",
+            means="No patch could name it. Nothing of the source was kept.",
+            next="rename it, or take the pinned archive: --source sdist",
+        ) from None
 
 
 def finish_import(store: Store, process: subprocess.Popen[bytes]) -> None:

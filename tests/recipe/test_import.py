@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -217,6 +218,20 @@ def test_a_link_out_of_a_folder_is_refused(store: Store, tmp_path: Path) -> None
     with pytest.raises(SourceError, match="link out of the tree"):
         import_entries(store, folder_entries(folder), REF, "folder\n")
     assert store.commit_of(REF) is None
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_name_that_is_not_utf8_is_refused(world: World, tracked: bool, tmp_path: Path) -> None:
+    folder = world.upstream.root if tracked else tmp_path / "plain"
+    if not tracked:
+        shutil.copytree(world.upstream.root, folder, ignore=shutil.ignore_patterns(".git"))
+    (folder / os.fsdecode(b"caf\xe9.py")).touch()
+
+    done = world.run("plan", "--source", str(folder))
+
+    assert done.status == 3
+    assert r"isn't UTF-8: b'caf\xe9.py'" in done.err
+    assert "--source sdist" in done.next
 
 
 def test_a_source_that_is_not_there_is_a_usage_error(world: World, tmp_path: Path) -> None:
