@@ -33,6 +33,10 @@ MODELS = {
         )
         for heads in (8, 32, 64)
     },
+    "V4.1, 32 heads": v4_shape(
+        heads=32, window=128, index_topk=512, ratios=[0, 1, 2], block_size=256,
+        max_model_len=2**15, window_page=32,
+    ),
     **{
         f"V3.2, {heads} heads, RoPE {rope}": v32_shape(
             heads=heads, index_topk=topk, rope_dim=rope

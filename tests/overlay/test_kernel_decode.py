@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decode kernels, on Triton's interpreter, against the float64 reference."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -60,13 +61,20 @@ def run(
     *,
     sink: torch.Tensor | None = None,
     whole: bool = True,
+    entries: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the kernels write, into memory that held NaN, once it is what the reference says."""
+    """What the kernels write, into memory that held NaN, once it is what the reference says.
+
+    `entries`: at most so many for a program, instead of what the plan has for a batch like this.
+    """
     rows, heads, width = q.shape
     out = torch.full((rows, heads, 512), math.nan, dtype=torch.bfloat16)
     lse = torch.full((rows, heads), math.nan)
     scale = width**-0.5
-    decode.sparse_decode(q, scopes, scale=scale, sink=sink, out=out, lse=lse, batch_invariant=whole)
+    decode.sparse_decode(
+        q, scopes, scale=scale, sink=sink, out=out, lse=lse, batch_invariant=whole,
+        limits=tiles.Limits(entries=entries) if entries else None,
+    )  # fmt: skip
     expected, expected_lse = reference.sparse_decode(q, scopes, scale=scale, sink=sink)
     assert_close(out, lse, expected, expected_lse)
     return out, lse
@@ -164,14 +172,72 @@ def test_tokens_are_found_by_the_stride_of_pages(
     run(noise(1, 8, 512), [Scope(cache=cache, indices=indices)])
 
 
-def test_a_page_may_lie_beyond_two_gigabytes() -> None:
+@BOTH
+def test_a_page_may_lie_beyond_two_gigabytes(layout: Layout) -> None:
     """The storage is reserved, not touched, but for its first and last page."""
-    stride = 2**31 + 576
-    cache = torch.empty(stride + 37440, dtype=torch.uint8).as_strided(
-        (2, 64, 584), (stride, 584, 1)
-    )
-    layouts.pack(cache, torch.arange(128), noise(128, 512))
-    run(noise(1, 8, 512), [Scope(cache=cache, indices=picks(1, 64, below=128))])
+    page = layouts.empty_cache(layout, 1, 64).stride(0)
+    stride = 2**31 + (576 if layout is V4 else 656)
+    cache = torch.empty(stride + page, dtype=torch.uint8)
+    cache = cache.as_strided((2, 64, layout.token_bytes), (stride, layout.token_bytes, 1))
+    layouts.pack(cache, torch.arange(128), noise(128, layout.head_dim))
+    run(noise(1, 8, layout.head_dim), [Scope(cache=cache, indices=picks(1, 64, below=128))])
+
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "layout": (V4, V32),
+    "heads": (8, 16, 32, 64, 128),
+    "scopes": (1, 2),
+    "page_size": (64, 16, 2),
+    "entries": (None, 64),
+    "contents": ("plain", "stale", "no keys", "twice"),
+    "sink": (False, True),
+}
+
+
+def pairwise(factors: dict[str, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Combinations in which every two values of two factors meet, greedily few."""
+    everything = list(itertools.product(*factors.values()))
+    pairs = {case: set(itertools.combinations(enumerate(case), 2)) for case in everything}
+    left = set().union(*pairs.values())
+    chosen = []
+    while left:
+        best = max(everything, key=lambda case: len(pairs[case] & left))
+        chosen.append(best)
+        left -= pairs[best]
+    return chosen
+
+
+@pytest.mark.parametrize(
+    tuple(FACTORS), pairwise(FACTORS), ids=lambda value: getattr(value, "name", str(value))
+)
+def test_conditions_agree_with_the_reference_in_every_pair(
+    layout: Layout,
+    heads: int,
+    scopes: int,
+    page_size: int,
+    entries: int | None,
+    contents: str,
+    sink: bool,
+) -> None:
+    """The last quarter of each cache holds NaN; rows are split where `entries` says so."""
+    made = []
+    for place, width in enumerate((96, 64)[:scopes]):
+        cache = cache_of(layout, 128 // page_size, page_size, unused=range(96, 128), seed=1 + place)
+        indices = picks(2, width, below=96, seed=place)
+        lengths = None
+        if contents == "stale":
+            lengths = numbers(width - 10, 33)
+            indices[0, width - 10 :] = 100
+            indices[1, 33:] = 127
+        elif contents == "no keys":
+            indices[1] = -1
+        elif contents == "twice":
+            indices = indices[:, :5].repeat(1, width)[:, :width].contiguous()
+        made.append(Scope(cache=cache, indices=indices, lengths=lengths))
+    run(
+        noise(2, heads, layout.head_dim), made, sink=noise(heads, seed=9).float() if sink else None,
+        whole=entries is None, entries=entries,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", list(ScaleRule), ids=lambda rule: rule.value)

@@ -53,7 +53,7 @@ def run(
 
 
 @pytest.mark.parametrize("width", [512, 576])
-@pytest.mark.parametrize("heads", [8, 16, 32, 40, 128])
+@pytest.mark.parametrize("heads", [8, 16, 32, 40, 64, 128])
 def test_any_number_of_heads_agrees_with_the_reference(heads: int, width: int) -> None:
     run(noise(1, heads, width), noise(100, width, seed=1), picks(1, 64, below=100))
 
@@ -76,6 +76,14 @@ def test_entries_that_do_not_count_are_never_used(width: int) -> None:
 def test_strided_tensors_are_read_in_place() -> None:
     q, kv = noise(2, 24, 520)[:, ::3, 8:], noise(50, 1024, seed=1)[:, 512:]
     run(q, kv, picks(2, 96, below=50)[:, :64].long())
+
+
+def test_a_key_may_lie_beyond_two_gigabytes() -> None:
+    """The storage is reserved, not touched, but for its first and last key."""
+    stride = 2**31 + 64
+    kv = torch.empty(stride + 512, dtype=torch.bfloat16).as_strided((2, 512), (stride, 1))
+    kv.copy_(noise(2, 512, seed=1))
+    run(noise(1, 8, 512), kv, picks(1, 64, below=2))
 
 
 def test_another_width_is_refused() -> None:

@@ -37,6 +37,20 @@ def test_many_rows_are_not_split_and_need_one_launch(device: object) -> None:
 
 
 @DEVICES
+@pytest.mark.parametrize(
+    ("kernel", "widths"), [("DECODE_V4", [128, 512]), ("DECODE_V4", [128]), ("DECODE_V32", [2048])]
+)
+def test_two_launches_do_for_any_number_of_rows(
+    device: object, kernel: str, widths: list[int]
+) -> None:
+    """More rows than one pass has are not split."""
+    for heads in HEADS:
+        for rows in range(1, 600):
+            plan = tiles.plan(tiles.Kernel[kernel], device, rows=rows, heads=heads, widths=widths)
+            assert plan.splits == 1 or rows <= tiles.AUTOMATIC.rows
+
+
+@DEVICES
 def test_what_the_splits_write_is_bounded_by_the_device_not_by_the_batch(device: object) -> None:
     for kernel in (tiles.Kernel.DECODE_V4, tiles.Kernel.DECODE_V32):
         for heads in HEADS:

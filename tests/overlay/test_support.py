@@ -157,6 +157,9 @@ def test_vllm_calls_flashinfer_from_024_on(version: str, calls: bool) -> None:
     assert support.calls_flashinfer(version) is calls
 
 
+TABLE = "import nothing\n_DECODE_DSV4_DISPATCH = frozenset({(8, 128), (64, 128), (64, 192)})\n"
+
+
 def install(root: Path, version: str | None, *, kernels: bool) -> None:
     """A FlashInfer that mustn't be imported."""
     package = root / "flashinfer"
@@ -166,6 +169,9 @@ def install(root: Path, version: str | None, *, kernels: bool) -> None:
         source = package / "data" / "csrc" / "sparse_mla_sm120.cu"
         source.parent.mkdir(parents=True)
         source.touch()
+        table = package / "mla" / "_sparse_mla_sm120.py"
+        table.parent.mkdir()
+        table.write_text(TABLE, encoding="utf-8")
     if version:
         metadata = root / f"flashinfer_python-{version}.dist-info" / "METADATA"
         metadata.parent.mkdir()
@@ -202,6 +208,8 @@ def test_flashinfer_is_judged_by_its_files_and_its_version(
     if version is not None:
         assert found.version == version
     assert (found.kernels, found.hangs) == (kernels, hangs)
+    shapes = frozenset({(8, 128), (64, 128), (64, 192)}) if kernels else None
+    assert support.flashinfer_v4_shapes() == shapes
 
 
 def test_a_choice_is_said_once_in_one_line(

@@ -77,7 +77,7 @@ def config(*, v4: bool, drafts: int = 0) -> SimpleNamespace:
     hf = SimpleNamespace(
         index_n_heads=8, index_head_dim=32, num_attention_heads=4, head_dim=64, o_groups=2,
         o_lora_rank=128, hc_mult=4, hidden_size=64,
-        **({"compress_ratios": [1, 4, 128]} if v4 else {}),
+        **({"compress_ratios": [0, 4, 128]} if v4 else {}),
     )  # fmt: skip
     return SimpleNamespace(
         model_config=SimpleNamespace(hf_text_config=hf),

@@ -9,7 +9,8 @@ from typing import Any
 import interpreted
 import pytest
 import torch
-from vllm.sm12x import warmup
+from vllm.sm12x import warmup, warmup_gemm
+from vllm.sm12x.compression import ratios_of
 from vllm.sm12x.layouts import V4, V32
 from vllm.sm12x.warmup import Layer, from_config, v4_shape, v32_shape, variants, warm_up
 
@@ -75,7 +76,7 @@ def test_tiles_are_as_wide_as_the_warm_up_takes_them_to_be() -> None:
 
 
 def test_a_row_of_one_tile_is_never_split() -> None:
-    shape = v4_shape(heads=8, window=32, index_topk=64, ratios=[1], block_size=64, max_model_len=64)
+    shape = v4_shape(heads=8, window=32, index_topk=64, ratios=[0], block_size=64, max_model_len=64)
     assert [v.splits for v in variants(shape) if v.layer] == [1]
 
 
@@ -95,6 +96,15 @@ def test_shapes_are_read_from_vllms_configuration() -> None:
     assert v4 == v4_shape(
         heads=32, window=128, index_topk=512, ratios=[0, 4, 128], block_size=256, max_model_len=4096
     )
+    v41 = from_config(
+        config(
+            index_topk=512, qk_rope_head_dim=64, sliding_window=128, compress_ratios=[0, 1, 2, 2],
+            model_type="deepseek_v41",
+        )
+    )  # fmt: skip
+    assert v41 is not None
+    assert [layer.page_sizes for layer in v41.layers] == [(32,), (32, 256), (32, 128)]
+    assert [layer.widths for layer in v41.layers] == [(128,), (128, 512), (128, 512)]
     glm = from_config(config(index_topk=1024, qk_rope_head_dim=0))
     assert glm == v32_shape(heads=32, index_topk=1024, rope_dim=0)
     shared = config(index_topk=1024, qk_rope_head_dim=0)
@@ -103,6 +113,34 @@ def test_shapes_are_read_from_vllms_configuration() -> None:
     assert from_config(config(qk_rope_head_dim=64)) is None
     assert from_config(config(index_topk=2048)) is None
     assert from_config(types.SimpleNamespace(model_config=None)) is None
+
+
+def test_ratios_are_read_from_kinds_of_layers_as_well() -> None:
+    kinds = ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"]
+    newer = types.SimpleNamespace(
+        layer_types=kinds, compress_rates=dict(zip(kinds[1:], (4, 128), strict=True)),
+        num_nextn_predict_layers=1,
+    )  # fmt: skip
+    assert ratios_of(newer) == (0, 4, 128, 0)
+    assert ratios_of(types.SimpleNamespace(compress_ratios=[1, 4])) == (0, 4)
+    assert ratios_of(types.SimpleNamespace(layer_types=kinds)) == ()
+
+
+def test_the_configuration_that_transformers_has_is_v4s() -> None:
+    theirs = pytest.importorskip("transformers")
+    if not hasattr(theirs, "DeepseekV4Config"):
+        pytest.skip("this transformers has no DeepSeek V4")
+    hf = theirs.DeepseekV4Config()
+    whole = config()
+    whole.model_config.hf_text_config = hf
+    found = from_config(whole)
+    assert found is not None
+    assert found.layout is V4
+    assert {layer.page_sizes for layer in found.layers} == {(64,), (64, 64), (64, 2)}
+    gemm = warmup_gemm.from_config(types.SimpleNamespace(**vars(whole), speculative_config=None))
+    assert gemm is not None
+    assert gemm.projection is not None
+    assert gemm.connection is not None
 
 
 @pytest.mark.parametrize(

@@ -103,27 +103,45 @@ def entered() -> list[str]:
     return [name for name in sys.modules if name.startswith(ENTERED)]
 
 
+def v4_config(index_topk: int, heads: int) -> Any:
+    """V4's configuration as the release has it: of its own class, or of transformers'."""
+    known = {"index_topk": index_topk, "num_attention_heads": heads, "sliding_window": 128}
+    own = "vllm.transformers_utils.configs.deepseek_v4"
+    try:
+        module = importlib.import_module(own)
+    except ModuleNotFoundError:
+        return importlib.import_module("transformers").DeepseekV4Config(**known)
+    return module.DeepseekV4Config(
+        qk_rope_head_dim=64, compress_ratios=[1, 4, 128], model_type="deepseek_v4", **known
+    )
+
+
 def model(
     *,
     index_topk: int = 2048,
     rope_dim: int = 64,
     v4: bool = False,
+    v41: bool = False,
+    heads: int = 64,
     backend: Any = None,
     cache_dtype: str = "auto",
     speculative: bool = False,
 ) -> SimpleNamespace:
-    """What the seams read of a configuration, for a model of V3.2's or V4's kind."""
-    hf = SimpleNamespace(
-        index_topk=index_topk,
-        qk_rope_head_dim=rope_dim,
-        qk_nope_head_dim=128,
-        v_head_dim=128,
-        q_lora_rank=1536,
-        num_attention_heads=64,
-        sliding_window=128,
-        model_type="deepseek_v4" if v4 else "deepseek_v32",
-        **({"compress_ratios": [1, 4, 128]} if v4 else {"kv_lora_rank": 512}),
-    )
+    """What the seams read of a configuration, for a model of V3.2's, V4's or V4.1's kind."""
+    if v4:
+        hf = v4_config(index_topk, heads)
+    else:
+        hf = SimpleNamespace(
+            index_topk=index_topk,
+            qk_rope_head_dim=rope_dim,
+            qk_nope_head_dim=128,
+            v_head_dim=128,
+            q_lora_rank=1536,
+            num_attention_heads=heads,
+            sliding_window=128,
+            model_type="deepseek_v41" if v41 else "deepseek_v32",
+            **({"compress_ratios": [0, 1, 2]} if v41 else {"kv_lora_rank": 512}),
+        )
     return SimpleNamespace(
         model_config=SimpleNamespace(hf_config=hf, hf_text_config=hf, is_mm_prefix_lm=False),
         attention_config=SimpleNamespace(backend=backend, use_non_causal=False),
@@ -156,3 +174,6 @@ def have_flashinfer(
     shapes = "has_flashinfer_sparse_mla_sm120_config"
     if hasattr(flashinfer, shapes):
         monkeypatch.setattr(flashinfer, shapes, lambda heads, width: True)
+    table = frozenset((heads, 128) for heads in (8, 16, 32, 64, 128))
+    configured = importlib.import_module("vllm.sm12x.mla.config")
+    monkeypatch.setattr(configured, "flashinfer_v4_shapes", lambda: table)

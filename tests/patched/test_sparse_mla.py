@@ -288,6 +288,28 @@ def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
     assert found == (("compiled", "captured") if captured else off)
 
 
+def test_graphs_are_off_where_a_model_is_ours_by_its_cache_or_its_heads(
+    monkeypatch: pytest.MonkeyPatch, has_own_path: bool, base: Version
+) -> None:
+    """FlashInfer is there and serves others of the kind: what the layers find is foreseen."""
+    from vllm.config import CUDAGraphMode
+
+    if not has_own_path:
+        pytest.skip("this release has no other path")
+    devices.have_flashinfer(monkeypatch)
+    looks = base >= Version("0.29")
+    for captured, asked in (
+        (True, {"cache_dtype": "fp8"}),
+        (False, {"cache_dtype": "bfloat16"}),
+        (True, {"v4": True, "heads": 64}),
+        (not looks, {"v4": True, "heads": 256}),
+    ):
+        config = devices.model(speculative=True, **asked)
+        devices.use(SM120, monkeypatch).check_and_update_config(config)
+        graphs = config.compilation_config.cudagraph_mode
+        assert (graphs != CUDAGraphMode.NONE) is captured, asked
+
+
 def test_an_unnamed_cache_is_packed_where_upstreams_path_packs_it(
     monkeypatch: pytest.MonkeyPatch, has_own_path: bool
 ) -> None:

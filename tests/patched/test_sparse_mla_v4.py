@@ -35,11 +35,12 @@ def module(
 def attention(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., type[Any]]:
     """Let a layer of the model pick its attention class."""
 
-    def pick(device: Device, backend: str | None = None) -> type[Any]:
+    def pick(device: Device, backend: str | None = None, heads: int = 64) -> type[Any]:
         from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
         selected = AttentionBackendEnum[backend] if backend else None
-        config = devices.model(v4=True, backend=selected)
+        v41 = "v41" in module.__name__
+        config = devices.model(v4=not v41, v41=v41, backend=selected, heads=heads)
         monkeypatch.setattr(module, "current_platform", devices.use(device, monkeypatch))
         if "v41" in module.__name__:
             return picked_by_layer(module, config, monkeypatch)

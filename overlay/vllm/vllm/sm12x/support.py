@@ -5,6 +5,7 @@
 tell what FlashInfer and a vLLM release bring. Nothing here imports vLLM, torch or FlashInfer.
 """
 
+import ast
 import importlib.metadata
 import importlib.util
 import logging
@@ -26,6 +27,8 @@ CALLS_FLASHINFER = (0, 24)
 # 0.6.18 the first in which two tiles can't take each other's barrier (flashinfer-ai #3700, #4732).
 HANGS_BELOW = (0, 6, 18)
 KERNEL_SOURCE = Path("data", "csrc", "sparse_mla_sm120.cu")
+# What vLLM asks of from v0.29 on.
+V4_TABLE_SOURCE, V4_TABLE = Path("mla", "_sparse_mla_sm120.py"), "_DECODE_DSV4_DISPATCH"
 
 
 class Route(str, Enum):
@@ -160,18 +163,42 @@ def graphs_allowed(knob: bool | None, *, speculative: bool) -> bool:
 
 def find_flashinfer() -> FlashInfer:
     """Look at the installed FlashInfer without importing it, which would take seconds."""
+    folders = _flashinfer_folders()
+    try:
+        version = importlib.metadata.version("flashinfer-python") if folders else None
+    except importlib.metadata.PackageNotFoundError:  # run from its sources
+        version = None
+    kernels = any((folder / KERNEL_SOURCE).is_file() for folder in folders)
+    hangs = kernels and (version is None or release_of(version) < HANGS_BELOW)
+    return FlashInfer(version=version, kernels=kernels, hangs=hangs)
+
+
+def _flashinfer_folders() -> list[Path]:
     try:
         spec = importlib.util.find_spec("flashinfer")
     except ValueError:  # a stand-in that a test put into sys.modules
         spec = None
-    try:
-        version = importlib.metadata.version("flashinfer-python") if spec else None
-    except importlib.metadata.PackageNotFoundError:  # run from its sources
-        version = None
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    kernels = any((Path(folder) / KERNEL_SOURCE).is_file() for folder in folders)
-    hangs = kernels and (version is None or release_of(version) < HANGS_BELOW)
-    return FlashInfer(version=version, kernels=kernels, hangs=hangs)
+    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+
+
+def flashinfer_v4_shapes() -> frozenset[tuple[int, int]] | None:
+    """The (heads, window) that the installed FlashInfer decodes V4 for, read from its source.
+
+    None where it has no such table. Importing FlashInfer would start CUDA in a process that forks.
+    """
+    for folder in _flashinfer_folders():
+        path = folder / V4_TABLE_SOURCE
+        if path.is_file():
+            return _table_in(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _table_in(source: str) -> frozenset[tuple[int, int]] | None:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and V4_TABLE in map(ast.unparse, node.targets):
+            pairs = [one for one in ast.walk(node.value) if isinstance(one, ast.Tuple)]
+            return frozenset(ast.literal_eval(pair) for pair in pairs)
+    return None
 
 
 def calls_flashinfer(vllm_version: str) -> bool:

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from . import layouts
+from .compression import WINDOW_PAGE, ratios_of, window_page
 from .layouts import V4, V32, Layout
 from .scope import Scope
 
 logger = logging.getLogger(__name__)
 
-WINDOW_PAGE = 64
 V32_PAGE = 64
 # Entries of a tile, the same in all of `kernels.tiles.TABLE`; not imported, for that needs Triton.
 BLOCK_ENTRIES = 32
@@ -78,20 +78,21 @@ def v4_shape(
     ratios: Iterable[int],
     block_size: int,
     max_model_len: int,
+    window_page: int = WINDOW_PAGE,
 ) -> Shape:
     """DeepSeek V4: a window, and beside it what layers of each compression ratio attend to.
 
-    A ratio of 4 or less comes with the indexer's picks, a larger one with all states there are.
-    `block_size` is vLLM's, in tokens before compression.
+    A ratio of 0 is a window alone; one of 4 or less comes with the indexer's picks, a larger one
+    with all states there are. `block_size` is vLLM's, in tokens before compression.
     """
     layers = []
     for ratio in sorted(set(ratios)):
-        if ratio <= 1:
-            layers.append(Layer(widths=(window,), page_sizes=(WINDOW_PAGE,)))
+        if ratio == 0:
+            layers.append(Layer(widths=(window,), page_sizes=(window_page,)))
             continue
         states = -(-max_model_len // ratio)
         entries = min(index_topk, states) if ratio <= 4 else states
-        pages = (WINDOW_PAGE, max(1, block_size // ratio))
+        pages = (window_page, max(1, block_size // ratio))
         layers.append(Layer(widths=(window, _aligned(entries)), page_sizes=pages))
     return Shape(
         layout=V4,
@@ -130,7 +131,7 @@ def from_config(vllm_config: Any) -> Shape | None:
     heads = -(-hf.num_attention_heads // parallel.tensor_parallel_size)
     # Where ranks share a cache, each attends for the heads of all of them.
     heads *= getattr(parallel, "decode_context_parallel_size", 1)
-    ratios = getattr(hf, "compress_ratios", None)
+    ratios = ratios_of(hf)
     if not ratios:
         return v32_shape(heads=heads, index_topk=index_topk, rope_dim=rope_dim)
     return v4_shape(
@@ -138,6 +139,7 @@ def from_config(vllm_config: Any) -> Shape | None:
         window=hf.sliding_window,
         index_topk=index_topk,
         ratios=ratios,
+        window_page=window_page(hf),
         block_size=vllm_config.cache_config.block_size,
         max_model_len=vllm_config.model_config.max_model_len,
     )

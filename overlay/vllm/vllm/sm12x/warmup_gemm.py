@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import envs
+from .compression import ratios_of
 from .ops import deep_gemm
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def from_config(vllm_config: Any) -> GemmShape | None:
         return None
     drafts = vllm_config.speculative_config
     next_n = 1 if drafts is None else 1 + drafts.num_speculative_tokens
-    if not getattr(hf, "compress_ratios", None):
+    if not ratios_of(hf):
         indexer = Indexer(heads=heads, dim=dim, page_size=V32_PAGE, next_n=next_n)
         return GemmShape(indexer=indexer, projection=None, connection=None)
     size = vllm_config.cache_config.block_size // V4_RATIO

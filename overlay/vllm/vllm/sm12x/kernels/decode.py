@@ -3,7 +3,8 @@
 
 The same kernels serve decode, speculative decoding and prefill without a gathered workspace: a
 query row is a query row. What changes with their number is how far a row is split. Only splits need
-a workspace, and where many rows are split they go in passes of two launches that share it.
+a workspace. Where the user asks for splits of so many rows that it would grow beyond its bound,
+they go in passes of two launches that share it.
 """
 
 from collections.abc import Sequence

@@ -151,6 +151,9 @@ def _plan(
         return Plan(tile=tile, head_blocks=head_blocks, splits=1)
     tiles = sum(-(-width // tile.block_entries) for width in widths)
     alone = -(-tiles * tile.block_entries // MAX_ENTRIES_ALONE)
+    if rows > limits.rows and limits.entries is None:
+        # Passes of two launches each would take longer than a row that isn't split.
+        return Plan(tile=tile, head_blocks=head_blocks, splits=1)
     if limits.entries is not None:
         each = -(-limits.entries // tile.block_entries)
         splits = max(1, -(-tiles // each))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import envs
+from ..compression import ratios_of
 from ..layouts import V32
 from ..support import KNOB, Cache, Choice, Route, decide, find_flashinfer
 
@@ -26,7 +27,7 @@ def read_model(vllm_config: Any) -> Model | None:
     index_topk, rope_dim = getattr(hf, "index_topk", None), getattr(hf, "qk_rope_head_dim", None)
     if index_topk is None or rope_dim is None:
         return None
-    if getattr(hf, "compress_ratios", None):
+    if ratios_of(hf):
         return Model(layout=Cache.V4, index_topk=index_topk, rope_dim=rope_dim)
     # Others have sparse indexers, too, over caches that aren't MLA's.
     if getattr(hf, "kv_lora_rank", None) != V32.nope_dim:
