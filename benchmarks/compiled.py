@@ -130,6 +130,7 @@ def _source(build: Build) -> ASTSource:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
         else:
             raise ValueError(f"{build.label}: nothing is said about the argument {name}")
-        if pointer or (value % 16 == 0 and not parameter.do_not_specialize):
+        aligned = not parameter.do_not_specialize_on_alignment
+        if aligned if pointer else value % 16 == 0 and not parameter.do_not_specialize:
             attributes[place,] = [["tt.divisibility", 16]]
     return ASTSource(build.kernel, signature, constants, attributes)

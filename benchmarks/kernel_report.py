@@ -32,6 +32,9 @@ SLACK = 1.03
 SHARED_LIMIT = 99 * 1024
 # Bytes a thread: with 32 heads all 255 registers are taken.
 STACK_LIMIT = 64
+# Instructions of the loop that touch it, of more than 1200.
+SPILLED = {"3.6": 0}
+SPILLED_LIMIT = 16
 # Beside attention none has a stack, but for two with 3.7 on sm_121.
 OTHERS_STACK = {"3.7": 16}
 # Issue cycles an entry for a block of 16 or 32 heads; a block of V3.2's has 15 % more to do.
@@ -40,8 +43,8 @@ PREFILL_CYCLES = {16: 25.0, 32: 45.0}
 # Issue cycles a key and query of the indexer's; Triton 3.6 has FP8 products on sm_120 alone.
 LOGITS_CYCLES = {120: 5.0, 121: 7.0}
 HEAD = (
-    "kernel", "regs", "stack", "shared KiB", "MMA done/useful", "wide loads", "narrow loads",
-    "async copies", "barriers", "cycles/entry", "at 32 heads",
+    "kernel", "regs", "stack", "spills", "shared KiB", "MMA done/useful", "wide loads",
+    "narrow loads", "async copies", "barriers", "cycles/entry", "at 32 heads",
 )  # fmt: skip
 
 
@@ -71,6 +74,7 @@ def goals_missed(capability: int, build: Build, found: Measured, version: str) -
         "cycles an entry": (found.cycles, cycles * (1.15 if "V3.2" in build.label else 1.0)),
         "barriers": (found.barriers, 40),
         "narrow loads": (found.narrow, 16),
+        "spills": (found.spilled, SPILLED.get(version, SPILLED_LIMIT)),
     }
     missed = [
         f"{name} {has:.4g} > {most:.4g}" for name, (has, most) in limits.items() if has > most
@@ -121,7 +125,8 @@ def row(result: Result) -> tuple[str, ...]:
     if build.family == "attention":
         whole = f"{found.cycles * max(1, 32 // build.heads):.1f}"
     return (
-        build.label, str(found.registers), str(found.stack), f"{found.shared / 1024:.1f}",
+        build.label, str(found.registers), str(found.stack), str(found.spilled),
+        f"{found.shared / 1024:.1f}",
         f"{found.mma_ratio:.3f}", f"{found.wide:.0%}", str(found.narrow), str(found.copies),
         str(found.barriers), f"{found.cycles:.1f}", whole,
     )  # fmt: skip

@@ -32,34 +32,40 @@ def our_builds(capability: int) -> Iterator[Build]:
 def _builds(kernel: Kernel, tile: Tile) -> Iterator[Build]:
     match kernel:
         case Kernel.DECODE_V4:
-            yield _decode("V4, one scope, split", tile, extra=False, splits=SPLITS)
-            yield _decode("V4, two scopes, split", tile, extra=True, splits=SPLITS)
-            yield _decode("V4, two scopes, whole", tile, extra=True, splits=1)
+            yield _decode("V4, one scope, split", tile, splits=SPLITS)
+            yield _decode("V4, one scope, whole", tile, splits=1)
+            yield _decode("V4, two scopes, split", tile, extra_page=64, splits=SPLITS)
+            yield _decode("V4, two scopes, whole", tile, extra_page=64, splits=1)
+            yield _decode("V4, second scope in pages of 2, whole", tile, extra_page=2, splits=1)
         case Kernel.DECODE_V32:
-            yield _decode("V3.2, split", tile, extra=False, splits=SPLITS, rope=64)
-            yield _decode("V3.2, whole", tile, extra=False, splits=1, rope=64)
-            yield _decode("V3.2 without RoPE, split", tile, extra=False, splits=SPLITS, rope=0)
+            yield _decode("V3.2, split", tile, splits=SPLITS, rope=64)
+            yield _decode("V3.2, whole", tile, splits=1, rope=64)
+            yield _decode("V3.2 without RoPE, split", tile, splits=SPLITS, rope=0)
+            yield _decode("V3.2 without RoPE, whole", tile, splits=1, rope=0)
         case Kernel.PREFILL:
             yield _prefill(tile, 512)
         case Kernel.PREFILL_ROPE:
             yield _prefill(tile, 576)
 
 
-def _decode(name: str, tile: Tile, *, extra: bool, splits: int, rope: int | None = None) -> Build:
+def _decode(
+    name: str, tile: Tile, *, extra_page: int = 0, splits: int, rope: int | None = None
+) -> Build:
+    """As vLLM calls it: V4 with a sink and lengths, V3.2 with neither."""
     v4 = rope is None
     rope = rope or 0
     heads, width = tile.block_heads, 512 + rope
-    constants: dict[str, Any] = {"PAGE": 64, "EXTRA_PAGE": 64 if extra else 1, "SPLIT": splits > 1}
+    constants: dict[str, Any] = {"PAGE": 64, "EXTRA_PAGE": extra_page or 1, "SPLIT": splits > 1}
     if not v4:
         constants["ROPE"] = rope
-    scopes = {"": True, "extra_": extra}
+    scopes = {"": True, "extra_": extra_page > 0}
     written = ("out_ptr", "bf16") if splits == 1 else ("partial_ptr", "fp32")
     return Build(
         label=f"{name}, {heads} heads",
         kernel=decode_v4_kernel if v4 else decode_v32_kernel,
         pointers={
             "q_ptr": "bf16",
-            "sink_ptr": "fp32",
+            "sink_ptr": "fp32" if v4 else None,
             "out_ptr": "bf16",
             "lse_ptr": "fp32",
             "partial_ptr": None,
@@ -67,7 +73,10 @@ def _decode(name: str, tile: Tile, *, extra: bool, splits: int, rope: int | None
             **dict([written]),
             **{f"{scope}cache_ptr": "u8" if there else None for scope, there in scopes.items()},
             **{f"{scope}index_ptr": "i32" if there else None for scope, there in scopes.items()},
-            **{f"{scope}length_ptr": "i32" if there else None for scope, there in scopes.items()},
+            **{
+                f"{scope}length_ptr": "i32" if there and v4 else None
+                for scope, there in scopes.items()
+            },
         },
         numbers={
             **{f"{scope}page_stride": 37440 if v4 else 64 * 656 for scope in scopes},

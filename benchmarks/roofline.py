@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Predicted time of sparse attention per layer, for models and devices that aren't here.
 
-python -m benchmarks.roofline [--write-docs] [--json]. A prediction isn't a measurement: it is the
-largest of what memory, tensor cores and instruction issue need by themselves, and a fixed cost per
-launch. Issue cycles are those of benchmarks/kernel_budget.json, launches those of kernels/tiles.py.
+python -m benchmarks.roofline [--write-docs | --check] [--json]. A prediction isn't a measurement:
+it is the largest of what memory, tensor cores and instruction issue need by themselves, and a fixed
+cost per launch. Issue cycles are those of benchmarks/kernel_budget.json, launches those of
+kernels/tiles.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from benchmarks import tables
-from benchmarks.kernel_report import BUDGET, DOCUMENT, find_overlay
+from benchmarks.kernel_report import BUDGET, DOCUMENT, REGRESSION, find_overlay
 
 if TYPE_CHECKING:
     from vllm.sm12x.kernels.tiles import Plan
@@ -72,16 +73,18 @@ class Layer:
     widths: tuple[int, ...]
     entry_bytes: int
     width: int
-    layers: int
 
 
-# V4 attends to a window of 128 and, in C4A layers, to the indexer's picks.
+# V4 attends to a window of 128; in C4A layers to the indexer's picks as well, in C128A layers to a
+# state for each 128 tokens, of which 128 K tokens make 1024.
 LAYERS = (
-    Layer(name="V4-Flash SWA", heads=64, widths=(128,), entry_bytes=584, width=512, layers=2),
-    Layer(name="V4-Flash C4A", heads=64, widths=(128, 512), entry_bytes=584, width=512, layers=21),
-    Layer(name="V4-Pro C4A", heads=128, widths=(128, 1024), entry_bytes=584, width=512, layers=0),
-    Layer(name="V3.2", heads=128, widths=(2048,), entry_bytes=656, width=576, layers=61),
-    Layer(name="GLM-5.2", heads=64, widths=(2048,), entry_bytes=656, width=576, layers=78),
+    Layer(name="V4-Flash SWA", heads=64, widths=(128,), entry_bytes=584, width=512),
+    Layer(name="V4-Flash C4A", heads=64, widths=(128, 512), entry_bytes=584, width=512),
+    Layer(name="V4-Flash C128A", heads=64, widths=(128, 1024), entry_bytes=584, width=512),
+    Layer(name="V4-Pro SWA", heads=128, widths=(128,), entry_bytes=584, width=512),
+    Layer(name="V4-Pro C4A and C128A", heads=128, widths=(128, 1024), entry_bytes=584, width=512),
+    Layer(name="V3.2", heads=128, widths=(2048,), entry_bytes=656, width=576),
+    Layer(name="GLM-5.2", heads=64, widths=(2048,), entry_bytes=656, width=576),
 )
 
 
@@ -184,8 +187,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs")
+    parser.add_argument("--check", action="store_true", help="end with 6 if docs say otherwise")
     options = parser.parse_args()
     find_overlay()
+    stale = []
     found = {device: list(predictions(device)) for device in DEVICES}
     if options.json:
         print(json.dumps([asdict(one) for several in found.values() for one in several]))
@@ -193,9 +198,14 @@ def main() -> int:
     for device, several in found.items():
         rows = [row(one) for one in several]
         print(f"{device.name}\n{tables.text(HEAD, rows)}\n")
+        table = tables.markdown(HEAD, rows)
         if options.write_docs:
-            tables.put(DOCUMENT, device.name, tables.markdown(HEAD, rows))
-    return 0
+            tables.put(DOCUMENT, device.name, table)
+        elif options.check and table not in DOCUMENT.read_text(encoding="utf-8"):
+            stale.append(device.name)
+    if stale:
+        print(f"FAILED {DOCUMENT.name} has other tables of {', '.join(stale)}", file=sys.stderr)
+    return REGRESSION if stale else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """The operators' signatures are FlashMLA's own, and importing them brings nothing along."""
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import subprocess
@@ -35,6 +36,23 @@ def test_signatures_are_those_of_the_flashmla_that_the_wheel_brings() -> None:
         assert having[: len(defaults)] == defaults
         # Arguments that this release doesn't have yet must be optional.
         assert len(having) - len(defaults) == len(ours) - len(names)
+
+
+def fields(node: ast.ClassDef) -> list[str]:
+    names = (one.target for one in node.body if isinstance(one, ast.AnnAssign))
+    return [name.id for name in names if isinstance(name, ast.Name)]
+
+
+def test_the_scheduling_object_has_the_fields_of_the_one_that_the_wheel_brings() -> None:
+    tree = ast.parse(installed_interface().read_text(encoding="utf-8"))
+    theirs = next(n for n in ast.walk(tree) if getattr(n, "name", "") == "FlashMLASchedMeta")
+    assert isinstance(theirs, ast.ClassDef)
+    config = next(one for one in theirs.body if isinstance(one, ast.ClassDef))
+    made, nothing = flash_mla.get_mla_metadata("any", more="arguments")
+    assert nothing is None
+    assert [field.name for field in dataclasses.fields(made)] == fields(theirs)
+    ours = [field.name for field in dataclasses.fields(type(made).Config)]
+    assert ours[: len(fields(config))] == fields(config)
 
 
 def test_signatures_have_the_arguments_that_callers_name() -> None:

@@ -38,6 +38,15 @@ def test_every_kernel_keeps_to_its_goals_and_budget(report: dict[str, Any]) -> N
     assert report["failed"] == []
 
 
+def test_the_predicted_times_in_docs_follow_from_the_budget() -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    command = [sys.executable, "-m", "benchmarks.roofline", "--check"]
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_kernel_uses_tensor_cores_and_asynchronous_copies(report: dict[str, Any]) -> None:
     targets = {kernel["target"] for kernel in report["kernels"]}
     assert targets == {"sm_120", "sm_121"}

@@ -175,12 +175,15 @@ def test_tokens_are_found_by_the_stride_of_pages(
 @BOTH
 def test_a_page_may_lie_beyond_two_gigabytes(layout: Layout) -> None:
     """The storage is reserved, not touched, but for its first and last page."""
-    page = layouts.empty_cache(layout, 1, 64).stride(0)
-    stride = 2**31 + (576 if layout is V4 else 656)
-    cache = torch.empty(stride + page, dtype=torch.uint8)
-    cache = cache.as_strided((2, 64, layout.token_bytes), (stride, layout.token_bytes, 1))
-    layouts.pack(cache, torch.arange(128), noise(128, layout.head_dim))
-    run(noise(1, 8, layout.head_dim), [Scope(cache=cache, indices=picks(1, 64, below=128))])
+    stride = layouts.empty_cache(layout, 1, 64).stride(0)
+    pages = 2**31 // stride + 2
+    cache = torch.empty(pages * stride, dtype=torch.uint8)
+    cache = cache.as_strided((pages, 64, layout.token_bytes), (stride, layout.token_bytes, 1))
+    last = (pages - 1) * 64
+    slots = torch.cat((torch.arange(64), torch.arange(last, last + 64)))
+    layouts.pack(cache, slots, noise(128, layout.head_dim))
+    indices = slots[picks(1, 64, below=128).long()].int()
+    run(noise(1, 8, layout.head_dim), [Scope(cache=cache, indices=indices)])
 
 
 FACTORS: dict[str, tuple[Any, ...]] = {

@@ -107,6 +107,10 @@ BYTES_PER_CYCLE = {Family.SM120: 3.7, Family.SM121: 2.4}
 START_CYCLES = 3000
 # A second launch in a captured graph.
 MERGE_CYCLES = 5000
+# A split's float32 output and LSE of one row and head, and what all of a call may take: vLLM's
+# memory profile doesn't see it.
+PARTIAL_BYTES = 512 * 4 + 4
+WORKSPACE_BYTES = 128 << 20
 # One query row alone is the latency everybody waits for.
 MAX_ENTRIES_ALONE = 128
 
@@ -162,6 +166,7 @@ def _plan(
     plans = [
         Plan(tile=tile, head_blocks=head_blocks, splits=splits)
         for splits in range(least, max(least, tiles) + 1)
+        if splits == least or rows * heads * splits * PARTIAL_BYTES <= WORKSPACE_BYTES
     ]
     return min(plans, key=lambda p: cycles(p, kernel, device, rows=rows, tiles=tiles))
 
