@@ -10,6 +10,7 @@ import pytest
 from recipe.config import load_bases, open_project
 from recipe.hunks import count_lines
 from recipe.lint import check_form, lint
+from recipe.series import read_series
 from tests.recipe.repo import read
 from tests.recipe.world import World
 
@@ -19,6 +20,19 @@ def test_the_committed_series_is_in_order() -> None:
     rows = lint(project, load_bases(project.bases_file))
     assert len(rows) == 19
     assert all(row.patches and row.added for row in rows)
+
+
+def test_our_own_patches_name_the_project_as_their_author() -> None:
+    """git takes the committer's own name and clock otherwise, and a patch shows both."""
+    wanted = [
+        b"From: vllm-sm12x maintainers <maintainers@vllm-sm12x.example>",
+        b"Date: Sun, 22 Nov 2026 00:00:00 +0000",
+    ]
+    patches = read_series(open_project())
+    ours = [patch for patch in patches if b"\nOrigin: vendor\n" in patch.content]
+    assert ours
+    for patch in ours:
+        assert patch.content.splitlines()[1:3] == wanted, patch.path
 
 
 def test_lines_are_counted_per_base(world: World) -> None:
