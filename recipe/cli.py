@@ -25,7 +25,7 @@ From a vLLM release tag to a tested SM12x wheel. Without a verb, `build` is mean
 """
 EPILOG = """\
 exit codes: 0 done; 2 usage or config; 3 source missing or hash mismatch; 4 a patch doesn't apply;
-6 audit; 7 tests; 8 this machine lacks something; 130 interrupted
+5 a compile failed; 6 audit; 7 tests; 8 this machine lacks something; 130 interrupted
 """
 
 

@@ -13,6 +13,7 @@ from recipe.compiler_cache import CompilerCache, Hits, hits
 from recipe.configure import Place, variables
 from recipe.errors import CompileError, MachineError
 from recipe.native_env import NativeEnv
+from recipe.symbols import readelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ def compile_components(
     into: Path,
 ) -> Compiled:
     """Build the targets, then install each into its own folder below `into`."""
+    readelf()  # what comes out is checked with it, and a compile takes hours
     peak = jobs.peak_of(peaks, components)
     count, why = jobs.choose_jobs(asked_jobs, jobs.processors(), jobs.free_memory(), peak)
     environment = variables(env, place, arch_list) | (cache.variables if cache else {})

@@ -16,11 +16,11 @@ from recipe import scratch, toolkit
 from recipe.config import Base, Project
 from recipe.environment import QUIET_PIP, kept, site_packages, step
 from recipe.errors import MachineError
+from recipe.host_compiler import compiler_version
 from recipe.native_env import (
     COMPILE,
     NativeEnv,
     check_torch,
-    compiler_version,
     no_packages,
     tools,
     torch_requires,

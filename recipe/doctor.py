@@ -8,9 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe import jobs, native_env, run, toolkit
-from recipe.config import Project, load_bases, open_project
+from packaging.version import Version
+
+from recipe import host_compiler, jobs, run, symbols, toolkit
+from recipe.config import Project, load_bases
 from recipe.errors import MachineError, RecipeError
+from recipe.git import Store
+from recipe.sources import sdist_ref
 from recipe.target import target_of, this_machine
 
 CACHE_BYTES = 8 << 30
@@ -28,7 +32,8 @@ class Finding:
 
 def examine(project: Project, machine: str) -> list[Finding]:
     """machine: what wheels are built for, as `uname -m` says it there."""
-    found = [python(), git(), venv(), tar(), cache(project), compiler(), ccache(), cuda(), memory()]
+    found = [python(), git(), venv(), tar(), cache(project), compiler(project), readelf()]
+    found += [ccache(), cuda(project), memory()]
     return found if machine == this_machine() else [*found, cross_compiler(machine)]
 
 
@@ -113,11 +118,10 @@ def cache(project: Project) -> Finding:
     )
 
 
-def compiler() -> Finding:
+def compiler(project: Project) -> Finding:
+    """The C++ compiler; it is a fault if the newest release that is known wants a newer GCC."""
     try:
-        return Finding(
-            name="compiler", good=True, detail=native_env.compiler_version(), needed_by=COMPILES
-        )
+        said, found = host_compiler.compiler_version(), host_compiler.gcc_version()
     except MachineError as error:
         return Finding(
             name="compiler",
@@ -125,6 +129,42 @@ def compiler() -> Finding:
             detail=error.what,
             needed_by=COMPILES,
             next="apt-get install g++, or build with --native none",
+        )
+    wanted = wanted_compilers(project)
+    refusing = {tag: gcc for tag, gcc in wanted.items() if found is not None and found < gcc}
+    tags = list(refusing)
+    old = f"; too old for {' '.join(tags)} (GCC {max(refusing.values())})" if tags else ""
+    # Which GCC a release wants stands in its sources.
+    unread = "" if wanted else "; whether that is new enough is known once a source was fetched"
+    return Finding(
+        name="compiler",
+        good=not tags or tags[-1] != list(wanted)[-1],
+        detail=said + old + unread,
+        needed_by=COMPILES,
+        next=f"install a newer g++ and make it c++, or build {' '.join(tags)} with --native none",
+    )
+
+
+def wanted_compilers(project: Project) -> dict[str, Version]:
+    """The oldest GCC of each release whose source is in the store, oldest release first."""
+    if not (project.store / "HEAD").exists():
+        return {}
+    store = Store(path=project.store)
+    releases = load_bases(project.bases_file).releases
+    commits = {base.tag: store.commit_of(sdist_ref(base.sdist)) for base in releases}
+    return {
+        tag: host_compiler.wanted_gcc(store.read(commit, "CMakeLists.txt").decode())
+        for tag, commit in commits.items()
+        if commit is not None
+    }
+
+
+def readelf() -> Finding:
+    try:
+        return Finding(name="readelf", good=True, detail=symbols.readelf(), needed_by=COMPILES)
+    except MachineError as error:
+        return Finding(
+            name="readelf", good=False, detail=error.what, needed_by=COMPILES, next=error.next
         )
 
 
@@ -135,9 +175,9 @@ def ccache() -> Finding:
     return Finding(name="ccache", good=True, detail=detail, needed_by=COMPILES)
 
 
-def cuda() -> Finding:
+def cuda(project: Project) -> Finding:
     """The newest base's toolkit, or that it comes as packages; a wrong CUDA_HOME is a fault."""
-    wanted = load_bases(open_project().bases_file).releases[-1].cuda
+    wanted = load_bases(project.bases_file).releases[-1].cuda
     try:
         found, refused = toolkit.machine_toolkit(wanted, toolkit.candidates())
     except MachineError as error:

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-from packaging.version import Version
-
-from recipe import run, toolkit
+from recipe import toolkit
 from recipe.config import Base, Project
 from recipe.environment import (
     QUIET_PIP,
@@ -32,6 +28,7 @@ from recipe.environment import (
     step,
 )
 from recipe.errors import MachineError
+from recipe.host_compiler import compiler_version
 from recipe.target import Target, cmake_entries, library_folders, this_machine
 
 COMPILE = Purpose(
@@ -42,9 +39,6 @@ COMPILE = Purpose(
 # CUDA's compiler and headers as packages, and a copy of its programs.
 TOOLS_BYTES = 1 << 30
 LOCK = "requirements/native.lock"
-# What upstream's CMake says of GCC, and the oldest that compiles C++17 where it says nothing.
-GCC_WANTED = re.compile(r'CMAKE_CXX_COMPILER_VERSION VERSION_LESS "([\d.]+)"')
-OLDEST_GCC = Version("10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,35 +231,3 @@ def check_torch(base: Base, site: Path) -> None:
         next="install from an index that has the CUDA build, or take upstream's binaries: "
         "--native none",
     )
-
-
-def compiler_version(name: str = "c++") -> str:
-    """The first line of what the C++ compiler says of itself; MachineError if there is none."""
-    said = run.output([find_compiler(name), "--version"])
-    return said.decode(errors="replace").splitlines()[0]
-
-
-def find_compiler(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise MachineError(
-            "there is no C++ compiler on this machine",
-            means="nvcc compiles the host's half of each source with it.",
-            next="apt-get install g++   # or: --native none",
-        )
-    return found
-
-
-def check_gcc(cmake: str, tag: str, name: str = "c++") -> None:
-    """MachineError if GCC is older than the release's CMakeLists.txt wants, before it is asked."""
-    found = find_compiler(name)
-    if "clang" in compiler_version(name).lower():
-        return
-    number = run.output([found, "-dumpfullversion"]).decode().strip() or "0"
-    wanted = max([OLDEST_GCC, *map(Version, GCC_WANTED.findall(cmake))])
-    if Version(number) < wanted:
-        raise MachineError(
-            f"{found} is GCC {number}; {tag} wants {wanted} or newer",
-            means="Upstream's CMake stops with an older one.",
-            next="install a newer g++ and make it c++, or take upstream's binaries: --native none",
-        )

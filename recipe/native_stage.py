@@ -14,13 +14,14 @@ from recipe.config import Project
 from recipe.cross import cross_env
 from recipe.errors import MachineError, UsageError
 from recipe.gpu_code import published_code
+from recipe.host_compiler import check_gcc
 from recipe.inner import as_record
 from recipe.inner_find import Series as InnerSeries
 from recipe.inner_given import Given
 from recipe.log import Log, say
 from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, obtainable, rebuild, stale
-from recipe.native_env import NativeEnv, check_gcc, native_env
+from recipe.native_env import NativeEnv, native_env
 from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan

@@ -8,11 +8,13 @@ than this machine's as well.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recipe import run
-from recipe.errors import AuditError
+from recipe.errors import AuditError, MachineError
+from recipe.target import TARGETS
 
 # What the interpreter and the graphics driver bring when the extension is loaded.
 LOADED_LATER = re.compile(r"_?Py[A-Z_]|cu[A-Z]")
@@ -62,13 +64,13 @@ def closure(extension: Path, folders: tuple[Path, ...]) -> Iterator[Path | str]:
 
 
 def needed(path: Path) -> list[str]:
-    said = run.output(["readelf", "--dynamic", "--wide", str(path)], env=PLAIN)
+    said = run.output([readelf(), "--dynamic", "--wide", str(path)], env=PLAIN)
     return NEEDED.findall(said.decode(errors="replace"))
 
 
 def symbols(path: Path) -> Iterator[tuple[str, bool]]:
     """(name, defined) of the dynamic symbols; what is weak and undefined may stay so."""
-    said = run.output(["readelf", "--dyn-syms", "--wide", str(path)], env=PLAIN)
+    said = run.output([readelf(), "--dyn-syms", "--wide", str(path)], env=PLAIN)
     for line in said.decode(errors="replace").splitlines():
         match = ROW.match(line)
         if match is None:
@@ -79,3 +81,16 @@ def symbols(path: Path) -> Iterator[tuple[str, bool]]:
             yield name, True
         elif binding != "WEAK":
             yield name, False
+
+
+def readelf() -> str:
+    """Its path; any machine's reads the tables of every other. MachineError if there is none."""
+    names = ["readelf", *(f"{target.triple}-readelf" for target in TARGETS.values())]
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if found is None:
+        raise MachineError(
+            "readelf is not on the PATH",
+            means="What is compiled is checked with it, symbol by symbol, before it is used.",
+            next="apt-get install binutils   # or: --native none",
+        )
+    return found

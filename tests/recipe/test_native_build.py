@@ -283,3 +283,19 @@ def test_a_torch_without_cuda_compiles_nothing(tmp_path: Path, code: Path) -> No
     assert done.status == 8
     assert "v9.1.0 is built with CUDA 13.0" in done.err
     assert "--native none" in done.next
+
+
+def test_a_machine_without_readelf_compiles_nothing(compiling: World, tmp_path: Path) -> None:
+    good(compiling, "--arch", "12.0")  # the build environment is there
+    shutil.rmtree(compiling.cache / "native")
+    shutil.rmtree(compiling.out)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in ("/usr/bin", "/bin"):
+        for program in Path(folder).iterdir():
+            if not program.name.endswith("readelf") and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    done = compiling.build("--native", "auto", "--json", env={"PATH": str(programs)})
+    assert done.status == 8
+    assert "readelf is not on the PATH" in done.err
+    assert not list(compiling.cache.glob("native/work/*/build/CMakeFiles/*/csrc/*/*.o"))
