@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import zipfile
-import zlib
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from hashlib import file_digest
@@ -14,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from recipe import arch, audit_report
+from recipe import arch, audit_report, wheel_read
 from recipe.audit import audit, devices_of
 from recipe.audit_diff import compare
 from recipe.config import Base, Bases, Project, load_bases
@@ -82,18 +80,17 @@ def open_wheel(path: Path, bases: Bases) -> Wheel:
     """What the wheel says of itself; UsageError without a file, AuditError if it is no wheel."""
     if not path.is_file():
         raise UsageError(f"{path} is not a file", next="python build.py audit dist/NAME.whl")
+    with wheel_read.opened(path) as archive:
+        info = dist_info(archive)
+        texts = [
+            wheel_read.content_of(archive, path, f"{info}/{name}", wheel_read.LARGEST_TEXT)
+            for name in ("METADATA", "WHEEL")
+        ]
     try:
-        with zipfile.ZipFile(path) as archive:
-            info = dist_info(archive)
-            metadata = HeaderParser().parsestr(archive.read(f"{info}/METADATA").decode())
-            tags = HeaderParser().parsestr(archive.read(f"{info}/WHEEL").decode())
-        name, version = metadata["Name"], str(Version(metadata["Version"]))
-    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, ValueError, TypeError) as error:
-        raise AuditError(
-            f"{path.name} is not a wheel, or is cut off: {error}",
-            means="A wheel is a zip archive with a .dist-info folder; nothing of it was used.",
-            next="fetch or build the wheel again",
-        ) from None
+        metadata, tags = (HeaderParser().parsestr(text.decode()) for text in texts)
+        name, version = metadata["Name"] or "", str(Version(metadata["Version"]))
+    except (ValueError, TypeError) as error:
+        raise wheel_read.no_wheel(path, f"{info}/METADATA: {error}") from None
     with path.open("rb") as stream:
         sha256 = file_digest(stream, "sha256").hexdigest()
     public = Version(version).public

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,7 +35,23 @@ SYMBOL = struct.Struct("<IBBHQQ")
 FUNCTION, IS_KERNEL = 2, 0x10  # in a symbol's info and other
 PTX_KERNEL = re.compile(rb"\.entry\s+([\w$.]+)")
 # No cubin or PTX that anybody ships is near this; a damaged length would ask for all memory.
-LARGEST = 1 << 31
+LARGEST = 1 << 29
+MOST_BY_LZ4 = 255  # bytes that one byte of LZ4 may become
+# What damage comes out as: of struct and the unpackers, and of pyelftools, which trusts the file it
+# reads (a section that links to itself, an offset no seek takes, a name that isn't UTF-8).
+DAMAGE = (
+    ELFError,
+    struct.error,
+    zlib.error,
+    zstandard.ZstdError,
+    lz4.block.LZ4BlockError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    LookupError,
+    AttributeError,
+    TypeError,
+)
 
 
 class Kind(StrEnum):
@@ -72,7 +89,7 @@ def read(content: bytes) -> list[list[Image]]:
             whole[one["sh_offset"] : one["sh_offset"] + one["sh_size"]] for one in found if one
         ]
         return [images for section in sections for images in containers(section)]
-    except (ELFError, struct.error, zstandard.ZstdError, lz4.block.LZ4BlockError) as error:
+    except DAMAGE as error:
         raise BadCode(f"{type(error).__name__}: {error}") from None
 
 
@@ -87,8 +104,8 @@ def containers(data: memoryview) -> Iterator[list[Image]]:
             at += ALIGNMENT
             continue
         start, end = at + header, at + header + size
-        if end > len(data):
-            raise BadCode("a fat binary is longer than its section")
+        if header < CONTAINER.size or end > len(data):
+            raise BadCode("a fat binary doesn't fit its section")
         yield list(entries(data, start, end))
         at = end + -end % ALIGNMENT
 
@@ -116,8 +133,9 @@ def target_name(arch: int, flags: int) -> str:
 
 
 def unpacked(payload: bytes, flags: int, size: int) -> bytes:
-    if size > LARGEST:
-        raise BadCode(f"an image of {size} bytes")
+    packed_as = zstandard.frame_content_size(payload) if flags & ZSTD else 0
+    if max(size, packed_as) > LARGEST or (flags & LZ4 and size > MOST_BY_LZ4 * len(payload)):
+        raise BadCode(f"an image of {max(size, packed_as)} bytes in {len(payload)}")
     if flags & ZSTD:
         return zstandard.ZstdDecompressor().decompress(payload, max_output_size=size)
     if flags & LZ4:

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe import arch, fatbin, kernel_names, scratch
+from recipe import arch, fatbin, kernel_names, scratch, wheel_read
 from recipe.arch import Verdict
 from recipe.errors import AuditError
 from recipe.fatbin import Kind
@@ -83,13 +81,13 @@ def order(target: str) -> tuple[float, str]:
     return (float(target.rstrip("af")), target)
 
 
-def read_object(name: str, file: str, content: bytes) -> ComponentCode:
-    """The code in one shared object; AuditError if it is damaged."""
+def read_object(name: str, file: str, content: bytes, within: str = "") -> ComponentCode:
+    """The code in one shared object; AuditError if it is damaged. within: the wheel it is from."""
     try:
         units = fatbin.read(content)
     except fatbin.BadCode as bad:
         raise AuditError(
-            f"{file}: {bad}",
+            f"{within}{': ' if within else ''}{file}: {bad}",
             means="The object is damaged, or its GPU code has a form this recipe doesn't know.",
             next=f"look at it with NVIDIA's tool: cuobjdump --list-elf {Path(file).name}",
         ) from None
@@ -123,19 +121,15 @@ def wheel_code(path: Path) -> tuple[ComponentCode, ...]:
 
     AuditError for a file that is no wheel, is cut off or damaged, or has no shared object.
     """
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            members = wheel.namelist()
-            files = [m for m in members if m.endswith(".so") or ".so." in Path(m).name]
-            bare = Counter(component_name(file) for file in files)
-            names = {f: n if bare[n := component_name(f)] == 1 else f for f in files}
-            found = [read_object(names[f], f, wheel.read(f)) for f in sorted(files)]
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise AuditError(
-            f"{path.name} is not a wheel, or is cut off: {error}",
-            means="A wheel is a zip archive; nothing of this file was used.",
-            next="fetch or build the wheel again",
-        ) from None
+    with wheel_read.opened(path) as wheel:
+        members = wheel.namelist()
+        files = [m for m in members if m.endswith(".so") or ".so." in Path(m).name]
+        bare = Counter(component_name(file) for file in files)
+        names = {f: n if bare[n := component_name(f)] == 1 else f for f in files}
+        found = []
+        for file in sorted(files):
+            code = wheel_read.content_of(wheel, path, file, wheel_read.LARGEST_OBJECT)
+            found.append(read_object(names[file], file, code, within=path.name))
     if not found:
         raise AuditError(
             f"{path.name} has no shared object",

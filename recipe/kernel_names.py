@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-IDENTIFIER = re.compile(r"(?:L)?(\d+)")
+# No name is longer than its digits can say here: int() refuses thousands of them.
+IDENTIFIER = re.compile(r"(?:L)?(\d{1,9})(?!\d)")
 # Names a compiler made up per file, and namespaces that carry the list of architectures: two builds
 # of one source differ in them.
 LOCAL = re.compile(r"_GLOBAL__N_|_INTERNAL_")
@@ -60,7 +61,7 @@ ACTIVATIONS = {
     1125899906909952: "int8",
     2814749767172868: "fp8",
 }
-MARLIN_ARGUMENT = re.compile(r"6MarlinI[lx]?L[lx](\d+)E")
+MARLIN_ARGUMENT = re.compile(r"6MarlinI[lx]?L[lx](\d{1,20})E")
 
 
 def family(mangled: str, component: str) -> str:

@@ -191,52 +191,6 @@ def test_any_two_wheels_can_be_compared(world: World, tmp_path: Path) -> None:
     assert [one["same"] for one in done.document["against"]["components"]] == [True]
 
 
-def not_a_wheel(path: Path, content: bytes, how: str) -> None:
-    match how:
-        case "text":
-            path.write_text("no archive\n", encoding="utf-8")
-        case "cut off":
-            path.write_bytes(content[: len(content) // 2])
-        case "empty":
-            path.touch()
-        case "no zip of a wheel":
-            path.write_bytes(b"PK\x05\x06" + bytes(18))
-        case "a damaged member":
-            at = content.index(b"vllm/_C.abi3.so") + 200
-            path.write_bytes(content[:at] + bytes(64) + content[at + 64 :])
-
-
-@pytest.mark.parametrize(
-    "how", ["text", "cut off", "empty", "no zip of a wheel", "a damaged member"]
-)
-def test_what_is_no_wheel_is_said_with_6(world: World, tmp_path: Path, how: str) -> None:
-    content = wheel(world, unit(tmp_path, ("120f",))).read_bytes()
-    path = tmp_path / "bad.whl"
-    not_a_wheel(path, content, how)
-    done = audit(world, path)
-    assert done.status == 6
-    assert "bad.whl" in done.err
-    assert done.next
-    assert done.out == ""
-
-
-def test_a_wheel_without_shared_objects_is_said_with_6(world: World, tmp_path: Path) -> None:
-    path = tmp_path / "pure.whl"
-    text = small.make_wheel().replace(b"vllm/_C.abi3.so", b"vllm/_C.abi3.py")
-    path.write_bytes(text)
-    done = audit(world, path)
-    assert done.status == 6
-    assert "has no shared object" in done.err
-
-
-def test_damaged_gpu_code_is_said_with_6(world: World, tmp_path: Path) -> None:
-    fat = unit(tmp_path, ("120f",))
-    done = audit(world, wheel(world, b"\1" + fat[1:]))
-    assert done.status == 6
-    assert "vllm/_C.abi3.so: no fat binary at byte 0" in done.err
-    assert done.next == "look at it with NVIDIA's tool: cuobjdump --list-elf _C.abi3.so"
-
-
 @pytest.mark.parametrize(
     ("args", "what"),
     [

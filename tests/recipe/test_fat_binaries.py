@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import struct
 from pathlib import Path
@@ -81,6 +82,8 @@ def damaged(fat: bytes, how: str) -> bytes:
             return shared_object(fat[:24] + struct.pack("<Q", 1 << 40) + fat[32:])
         case "a size nobody has":
             return shared_object(fat[:72] + struct.pack("<Q", 1 << 60) + fat[80:])
+        case "no length at all":
+            return shared_object(fat[:6] + bytes(10) + fat[16:])
         case "other bytes":
             return shared_object(fat[:400] + bytes(64) + fat[464:])
         case "no ELF file":
@@ -99,6 +102,7 @@ def damaged(fat: bytes, how: str) -> bytes:
         "no magic",
         "an entry too long",
         "a size nobody has",
+        "no length at all",
         "other bytes",
         "no ELF file",
         "an ELF file cut off",
@@ -109,3 +113,23 @@ def test_damage_is_found(tmp_path: Path, how: str, mode: str) -> None:
     fat = unit(tmp_path, ("120f",), mode=mode)
     with pytest.raises(BadCode):
         read(damaged(fat, how))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_bytes_are_flipped_nothing_but_its_own_error_comes_out(
+    tmp_path: Path, mode: str
+) -> None:
+    """Seeded, so that a failure comes again; headers are hit more often than their share."""
+    good = shared_object(unit(tmp_path, ("80", "120f"), ("80",), mode=mode))
+    chance = random.Random(mode)
+    found = 0
+    for _ in range(500):
+        content = bytearray(good)
+        for _ in range(chance.choice((1, 2, 4, 16))):
+            places = (range(200), range(len(good)), range(len(good) - 260, len(good)))
+            content[chance.choice(chance.choice(places))] = chance.randrange(256)
+        try:
+            read(bytes(content))
+        except BadCode:
+            found += 1
+    assert 0 < found < 500

@@ -122,6 +122,9 @@ MOE = "_ZN16marlin_moe_wna166MarlinIL"
         (mangled(*GEMM) + "17enable_sm120_only", "_C", "CUTLASS scaled_mm"),
         (mangled(*GEMM), "_qutlass_C", "QuTLASS"),
         (mangled("sm100", "decode", "f"), "_flashmla_C", "FlashMLA"),
+        # Python's int() refuses numbers of thousands of digits.
+        ("_ZN" + "9" * 5000 + "x", "_C", "_ZN" + "9" * 5000 + "x"),
+        ("_ZN6marlin6MarlinILl" + "1" * 5000 + "E", "_C", "Marlin"),
     ],
 )
 def test_a_kernels_family(name: str, component: str, expected: str) -> None:
