@@ -2,7 +2,8 @@
 """Hold the GPU code of a wheel against the devices that were asked for.
 
 A device is served when each component has code it can run, or has none for it by design, and no
-family of kernels that upstream has for it is left out or would come out wrong.
+family of kernels that upstream has for it is left out or would come out wrong. A wheel of a pinned
+release must have that release's components, too.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from enum import StrEnum
 
 from recipe import arch, expected_code
 from recipe.arch import Verdict
+from recipe.audit_lacks import absent, lacking, left_out
+from recipe.config import Base
 from recipe.fatbin import Kind
 from recipe.gpu_code import ComponentCode, judge, order
 
 MACHINE_CODE = frozenset({Verdict.NATIVE, Verdict.FAMILY, Verdict.SAME_MAJOR})
+NOT_NATIVE = frozenset({Verdict.FAMILY, Verdict.SAME_MAJOR, Verdict.PTX})
 
 
 class State(StrEnum):
@@ -64,16 +68,23 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """reasons: why the device isn't served, empty if it is."""
+    """reasons: why the device isn't served, empty if it is.
+
+    not_native: components that run there without having code for this very device.
+    """
 
     capability: str
     reasons: tuple[str, ...]
+    not_native: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
+    """absent: components that the pinned release has and the wheel hasn't."""
+
     components: tuple[Component, ...]
     devices: tuple[Device, ...]
+    absent: tuple[str, ...]
 
     @property
     def served(self) -> bool:
@@ -89,7 +100,10 @@ def devices_of(asked: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def audit(code: tuple[ComponentCode, ...], capabilities: tuple[str, ...]) -> Audit:
+def audit(
+    code: tuple[ComponentCode, ...], capabilities: tuple[str, ...], base: Base | None = None
+) -> Audit:
+    """base: the pinned release that the wheel says it is of."""
     kernels = {c: [tally(one, c) for one in code] for c in capabilities}
     components = tuple(
         Component(
@@ -100,7 +114,18 @@ def audit(code: tuple[ComponentCode, ...], capabilities: tuple[str, ...]) -> Aud
     )
     return Audit(
         components=components,
-        devices=tuple(Device(capability=c, reasons=reasons(components, c)) for c in capabilities),
+        devices=tuple(device(components, c, base) for c in capabilities),
+        absent=absent(code, base) if base else (),
+    )
+
+
+def device(components: tuple[Component, ...], capability: str, base: Base | None) -> Device:
+    judged = {one.code.name: one.devices[capability].verdict for one in components}
+    lacks = lacking([one.code for one in components], capability, base) if base else []
+    return Device(
+        capability=capability,
+        reasons=(*reasons(components, capability), *lacks),
+        not_native=tuple(name for name, verdict in judged.items() if verdict in NOT_NATIVE),
     )
 
 
@@ -148,6 +173,13 @@ def judged(
         for family, counts in sorted(kernels.items())
         if Verdict.PTX in counts or set(counts) == {Verdict.NONE}
     ]
+    found += [
+        part_missing(family, counts, targets, number)
+        for family, counts in sorted(kernels.items())
+        if major == expected_code.SM12X and MACHINE_CODE & counts.keys()
+        for targets, number in [left_out(family, code, capability)]
+        if number
+    ]
     units = Counter(judge(unit, capability)[0] for unit in code.units)
     return Judged(
         verdict=verdict,
@@ -185,6 +217,20 @@ def gap(
         ready=sum(counts[one] for one in MACHINE_CODE),
         targets=targets,
         fails=fails,
+    )
+
+
+def part_missing(
+    family: str, counts: Counter[Verdict], targets: tuple[str, ...], number: int
+) -> Gap:
+    """A family of which some translation units were left out."""
+    return Gap(
+        family=family,
+        state=State.MISSING,
+        kernels=number,
+        ready=sum(counts[one] for one in MACHINE_CODE),
+        targets=targets,
+        fails=f"{family} is in part compiled for {' '.join(map(sm, targets))} only",
     )
 
 

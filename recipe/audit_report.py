@@ -49,9 +49,14 @@ def as_json(subject: Subject, found: Audit, changes: tuple[ComponentChange, ...]
         "arch": list(subject.asked),
         "verdict": verdict(found.served),
         "devices": {
-            one.capability: {"verdict": verdict(not one.reasons), "reasons": list(one.reasons)}
+            one.capability: {
+                "verdict": verdict(not one.reasons),
+                "reasons": list(one.reasons),
+                "not_native": list(one.not_native),
+            }
             for one in found.devices
         },
+        "absent": list(found.absent),
         "components": [component_json(one) for one in found.components],
         "against": subject.against
         and {
@@ -123,11 +128,13 @@ def as_text(subject: Subject, found: Audit, changes: tuple[ComponentChange, ...]
     lines = [f"{subject.wheel}: {subject.project} {subject.version}"]
     for one in found.components:
         lines += component_text(one)
+    if found.absent:
+        lines += ["", f"not in this wheel: {' '.join(found.absent)}"]
     if subject.against:
         lines += ["", f"against {subject.against}", *diff_text(changes)]
     lines.append("")
     for device in found.devices:
-        lines += device_text(device)
+        lines += device_text(device, subject.asked)
     return "\n".join(lines)
 
 
@@ -209,9 +216,16 @@ def counts(found: Mapping[Any, int]) -> str:
     return ", ".join(f"{number} {one}" for one, number in found.items()) or "nothing"
 
 
-def device_text(device: Device) -> list[str]:
+def device_text(device: Device, asked: tuple[str, ...]) -> list[str]:
     name = DEVICES.get(device.capability)
     head = f"{device.capability}{f' ({name})' if name else ''}"
-    if not device.reasons:
-        return [f"{head}: served"]
-    return [f"{head}: not served", *(f"  {reason}" for reason in device.reasons)]
+    lines = [f"{head}: {'not served' if device.reasons else 'served'}"]
+    lines += [f"  {reason}" for reason in device.reasons]
+    asked_itself = f"{device.capability}a"
+    if device.not_native and asked_itself in (one.removesuffix("+PTX") for one in asked):
+        names = " ".join(device.not_native)
+        lines.append(
+            f"  {asked_itself} was asked for, and what runs there is enough here; without code "
+            f"for {sm(device.capability)} itself: {names}"
+        )
+    return lines

@@ -46,7 +46,7 @@ def run_audit(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     code = code_of(wheel, bases, project)
     other = other_wheel(options, wheel, bases, project)
     devices = devices_of(asked)
-    found = audit(code, devices)
+    found = audit(code, devices, wheel.base)
     changes = compare(code, code_of(other, bases, project), devices) if other else ()
     subject = audit_report.Subject(
         wheel=wheel.path.name,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from recipe.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
@@ -36,11 +37,28 @@ REQUIRED = (MARLIN, MARLIN_MOE, SCALED_MM, FP4_GEMM)
 # Families whose PTX for sm_80 the driver compiles for SM12x without complaint, to wrong numbers.
 WRONG_FROM_PTX = (MARLIN, MARLIN_MOE)
 
+# Marlin has sources of its own for Turing, which upstream compiles for 7.5 alone beside the others.
+TURING = "7"
+
+# It has nothing for SM12x up to v0.23, vLLM does without it, and nothing of it is in machine code.
+OPTIONAL = ("_deep_gemm_C",)
+
 
 def by_design(component: str, major: str) -> str:
     """Why a component has no code for devices of this major; empty if it should have some."""
     reach = REACH.get(component)
     return reach.why if reach and major not in reach.majors else ""
+
+
+def may_be_absent(component: str, major: str) -> bool:
+    """Whether a build for devices of this major alone may do without the component."""
+    return component in OPTIONAL or bool(by_design(component, major))
+
+
+def left_out(family: str, targets: Iterable[str]) -> bool:
+    """Whether a translation unit with Marlin for these targets only is a gap on SM12x."""
+    own = all(target.partition(".")[0] == TURING for target in targets)
+    return is_one_of(family, WRONG_FROM_PTX) and not own
 
 
 def is_one_of(family: str, named: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from recipe import expected_code
+from recipe.audit_lacks import absent, lacking, left_out
 from recipe.config import Archive, Bases, Project, load_bases
 from recipe.download import fetch
 from recipe.fatbin import Kind
@@ -83,6 +84,23 @@ def test_v0_33_0_lacks_qutlass_alone(real: Checkout) -> None:
     assert moe["images"]["sass"]["sm_120"] + moe["images"]["sass"]["sm_120f"] == 27
     assert gaps(moe, "wrong") == {}
     assert component(document, "_deep_gemm_C")["verdict"] == {"12.1": "at-run-time"}
+
+
+@pytest.mark.parametrize("tag", ["v0.20.2", "v0.24.0", "v0.33.0"])
+def test_a_published_wheel_has_what_its_release_has_and_all_of_marlin(
+    real: Checkout, bases: Bases, tag: str
+) -> None:
+    """On x86_64 it has Marlin for Turing, too, from sources of its own."""
+    _, code = published(tag, real.cache)
+    base = bases.find(tag)
+    assert absent(code, base) == ()
+    for device in ("12.0", "12.1"):
+        assert lacking(code, device, base) == []
+        for one in code:
+            families = {name for unit in one.units for image in unit for name in image.kernels}
+            assert {left_out(family, one, device)[1] for family in families} <= {0}, one.name
+    turing = [unit for one in code for unit in one.units if {i.target for i in unit} == {"7.5"}]
+    assert any(MARLIN in name for (image,) in turing for name in image.kernels)
 
 
 def test_a_large_wheel_is_read_in_less_than_a_minute(real: Checkout) -> None:

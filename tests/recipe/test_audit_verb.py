@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from recipe.arch import parse, read_list
 from recipe.audit import devices_of
+from recipe.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
 from tests.recipe import small
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, shared_object, unit
 from tests.recipe.world import Done, World
@@ -17,11 +20,33 @@ from tests.recipe.world import Done, World
 FP4 = "_ZN7cutlass13device_kernelI12nv_float4_tEEvv"
 
 
-def wheel(world: World, *units: bytes, others: dict[str, bytes] | None = None) -> Path:
-    """A wheel of the small release whose `_C` holds these units."""
+# A kernel of each family that upstream has for SM12x on every release.
+REQUIRED = {
+    MARLIN: "_ZN6marlin6MarlinILEEvv",
+    MARLIN_MOE: "_ZN16marlin_moe_wna166MarlinILEEvv",
+    SCALED_MM: "_ZN7cutlass13device_kernelI17enable_sm120_onlyEEvv",
+    FP4_GEMM: FP4,
+}
+OTHERS = "_others_C"
+
+
+@cache
+def others_of(lacks: str = "") -> bytes:
+    """A component with the required families but one."""
+    names = [name for family, name in REQUIRED.items() if family != lacks]
+    with tempfile.TemporaryDirectory() as folder:
+        return shared_object(unit(Path(folder), ("80", "90", "120f"), kernels=names))
+
+
+def wheel(
+    world: World, *units: bytes, others: dict[str, bytes] | None = None, lacks: str = ""
+) -> Path:
+    """A wheel of the small release whose `_C` holds these units, and another the families that
+    every wheel has to have, but for `lacks`."""
     path = world.root / "dist" / "vllm-9.1.0-cp38-abi3-manylinux_2_28_x86_64.whl"
     path.parent.mkdir(exist_ok=True)
     members = {f"vllm/{name}.abi3.so": code for name, code in (others or {}).items()}
+    members[f"vllm/{OTHERS}.abi3.so"] = others_of(lacks)
     path.write_bytes(small.make_wheel(members, binary=shared_object(*units)))
     return path
 
@@ -97,12 +122,80 @@ def test_a_family_that_upstream_has_for_sm12x_mustnt_be_left_out(
 ) -> None:
     other = unit(tmp_path / "a", ("100f", "90a"), kernels=(FP4,))
     mine = unit(tmp_path / "b", ("90a", "120f"), kernels=(AXPY,))
-    done = audit(world, wheel(world, other, mine))
+    done = audit(world, wheel(world, other, mine, lacks=FP4_GEMM))
     assert done.status == 6
     assert "_C: CUTLASS FP4 GEMM is compiled for sm_90a sm_100f only" in done.out
     # Another component may have it.
     there = {"_other_C": shared_object(unit(tmp_path / "c", ("120f",), kernels=(FP4,)))}
-    assert audit(world, wheel(world, other, mine, others=there)).status == 0
+    assert audit(world, wheel(world, other, mine, others=there, lacks=FP4_GEMM)).status == 0
+
+
+@pytest.mark.parametrize("family", REQUIRED)
+def test_a_family_that_no_component_has_at_all_is_missed(
+    world: World, tmp_path: Path, family: str
+) -> None:
+    path = wheel(world, unit(tmp_path, ("90", "120f")), lacks=family)
+    done = audit(world, path, "--arch", "12.1")
+    assert done.status == 6
+    assert f"  {family} is in no component, and upstream's wheels of v9.1.0 have it\n" in done.out
+    # On other devices upstream has them of other kinds.
+    assert audit(world, path, "--arch", "9.0").status == 0
+
+
+def test_a_component_of_the_release_that_isnt_there_is_missed(world: World, tmp_path: Path) -> None:
+    bases = world.root / "bases.toml"
+    listed = '["_C", "_deep_gemm_C", "_flashmla_C", "_moe_C"]'
+    bases.write_text(bases.read_text(encoding="utf-8").replace('["_C"]', listed), encoding="utf-8")
+    path = wheel(world, unit(tmp_path, ("90", "120f")))
+    done = audit(world, path, "--arch", "12.1;9.0", "--json")
+    assert done.status == 6
+    assert done.document["absent"] == ["_deep_gemm_C", "_flashmla_C", "_moe_C"]
+    assert done.document["devices"]["12.1"]["reasons"] == [
+        "_moe_C is not in this wheel, and upstream's of v9.1.0 have it"
+    ]
+    assert len(done.document["devices"]["9.0"]["reasons"]) == 2
+    text = audit(world, path).out
+    assert "\nnot in this wheel: _deep_gemm_C _flashmla_C _moe_C\n" in text
+
+
+def test_a_part_of_marlin_that_is_left_out_is_missed(world: World, tmp_path: Path) -> None:
+    good = unit(tmp_path / "a", ("80", "120f"), kernels=(MARLIN_BF16, AXPY))
+    # Turing has sources of its own beside those for all others.
+    turing = unit(tmp_path / "b", ("75",), kernels=(MARLIN_BF16,))
+    assert audit(world, wheel(world, good, turing)).status == 0
+
+    ampere = unit(tmp_path / "c", ("75", "80"), kernels=(MARLIN_BF16, AXPY))
+    path = wheel(world, good, turing, ampere)
+    done = audit(world, path, "--arch", "12.1", "--json")
+    assert done.status == 6
+    (gap,) = components(done)["_C"]["devices"]["12.1"]["gaps"]
+    assert gap == {
+        "family": "Marlin (bf16 activations)",
+        "state": "missing",
+        "kernels": 1,
+        "ready": 1,
+        "targets": ["sm_75", "sm_80"],
+        "fails": True,
+    }
+    (why,) = done.document["devices"]["12.1"]["reasons"]
+    assert why == "_C: Marlin (bf16 activations) is in part compiled for sm_75 sm_80 only"
+    assert "          1 Marlin (bf16 activations) (and 1 as machine code)  <-- not served" in (
+        audit(world, path).out
+    )
+    assert audit(world, path, "--arch", "8.0").status == 0
+
+
+def test_what_isnt_code_for_a_chip_asked_for_by_its_suffix_is_told(
+    world: World, tmp_path: Path
+) -> None:
+    path = wheel(world, unit(tmp_path, ("121a",)))
+    done = audit(world, path, "--arch", "12.1a")
+    assert done.status == 0, done.err
+    assert "12.1a was asked for, and what runs there is enough here" in done.out
+    assert "without code for sm_121 itself: _others_C\n" in done.out
+    document = audit(world, path, "--arch", "12.1", "--json").document
+    assert document["devices"]["12.1"]["not_native"] == ["_others_C"]
+    assert "itself" not in audit(world, path, "--arch", "12.1").out
 
 
 def test_a_component_without_code_fails_unless_it_is_for_other_devices(
@@ -127,9 +220,11 @@ def test_a_component_without_code_fails_unless_it_is_for_other_devices(
 
 def test_a_wheel_without_gpu_code_serves_no_device(world: World) -> None:
     path = world.root / "x.whl"
-    path.write_bytes(small.make_wheel())
+    metadata = small.METADATA.replace(b"Version: 9.1.0", b"Version: 9.2.0")  # no pinned one
+    path.write_bytes(small.make_wheel(metadata=metadata))
     done = audit(world, path, "--json")
     assert done.status == 6
+    assert done.document["devices"]["12.0"]["reasons"] == ["no component has code it can run"]
     assert components(done)["_C"]["verdict"]["12.0"] == "no-gpu-code"
 
 
@@ -151,7 +246,8 @@ def test_the_devices_that_a_list_means(asked: str, devices: tuple[str, ...]) -> 
 
 def upstream(world: World, *units: bytes) -> None:
     """Let the package index have a wheel of the release with these units."""
-    content = small.make_wheel(binary=shared_object(*units))
+    others = {f"vllm/{OTHERS}.abi3.so": others_of()}
+    content = small.make_wheel(others, binary=shared_object(*units))
     for machine, name in small.WHEELS.items():
         world.index.add("vllm", name, content)
         world.wheels[machine] = content
@@ -170,7 +266,7 @@ def test_what_differs_from_upstreams_wheel(world: World, tmp_path: Path) -> None
     assert done.status == 0, done.err
     against = done.document["against"]
     assert against["wheel"] in small.WHEELS.values()
-    ours, new = (one for one in against["components"])
+    ours, new, others = (one for one in against["components"])
     assert (ours["name"], ours["presence"], ours["same"]) == ("_C", "both", False)
     assert (ours["sass"], ours["ptx"]) == ({"sm_120f": 1}, {})
     assert ours["verdicts"] == {"12.1": {"there": "same-major", "here": "family"}}
@@ -178,6 +274,7 @@ def test_what_differs_from_upstreams_wheel(world: World, tmp_path: Path) -> None
         {"family": "Marlin (bf16 activations)", "there": {"ptx": 1}, "here": {"family": 1}}
     ]
     assert (new["name"], new["presence"]) == ("_new", "only-here")
+    assert (others["name"], others["same"]) == (OTHERS, True)
     text = audit(world, path, "--against", "upstream", "--offline").out
     assert "      Marlin (bf16 activations): 1 ptx -> 1 family" in text
     # What was read of the published wheel is kept.
@@ -188,7 +285,7 @@ def test_any_two_wheels_can_be_compared(world: World, tmp_path: Path) -> None:
     path = wheel(world, unit(tmp_path, ("120f",)))
     done = audit(world, path, "--against", str(path), "--json")
     assert done.status == 0, done.err
-    assert [one["same"] for one in done.document["against"]["components"]] == [True]
+    assert [one["same"] for one in done.document["against"]["components"]] == [True, True]
 
 
 @pytest.mark.parametrize(
