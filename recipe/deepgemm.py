@@ -49,6 +49,7 @@ class DeepGemm:
     carried: the commit that is in it. pinned: the one that a compile takes. sm12x of each: whether
     it has kernels for 12.x, None if that isn't known. problems: why vLLM can't use the pinned one;
     None where it can't be told. at_hand: whether its source is there without asking anybody.
+    if_fetched: whether it is compiled if that can be fetched.
     """
 
     carried: str
@@ -57,6 +58,7 @@ class DeepGemm:
     pinned_sm12x: bool | None
     problems: tuple[str, ...] | None
     at_hand: bool
+    if_fetched: bool = False
 
 
 @cache
@@ -191,8 +193,13 @@ def sm12x(known: Known | None) -> bool | None:
     return None if known is None else bool(known.sm120)
 
 
-def settled(deepgemm: DeepGemm, rebuilt: Collection[str]) -> DeepGemm:
-    """The same for a wheel some of whose components are compiled here."""
+def settled(
+    deepgemm: DeepGemm, rebuilt: Collection[str], unfetched: Collection[str] = ()
+) -> DeepGemm:
+    """The same for a wheel some of whose components are compiled here, and some if their sources
+    can be fetched."""
+    if COMPONENT in unfetched:
+        return replace(deepgemm, if_fetched=True)
     if COMPONENT not in rebuilt:
         return deepgemm
     return replace(deepgemm, carried=deepgemm.pinned, carried_sm12x=deepgemm.pinned_sm12x)
@@ -236,12 +243,18 @@ def as_json(deepgemm: DeepGemm) -> dict[str, Any]:
         "compatible": None if deepgemm.problems is None else not deepgemm.problems,
         "problems": list(deepgemm.problems or ()),
         "source_at_hand": deepgemm.at_hand,
+        "compiled_if_fetched": deepgemm.if_fetched,
     }
 
 
 def as_lines(deepgemm: DeepGemm) -> list[str]:
     lines = [f"deepgemm   {deepgemm.carried[:9]} {meaning(deepgemm)}"]
-    if deepgemm.carried != deepgemm.pinned and not deepgemm.at_hand:
+    if deepgemm.if_fetched:
+        lines.append(
+            f"  if its source can be fetched, {deepgemm.pinned[:9]} is compiled; "
+            "else the published one is kept"
+        )
+    elif deepgemm.carried != deepgemm.pinned and not deepgemm.at_hand:
         lines.append(
             "  its source isn't at hand (--sources deepgemm=PATH): the published one is kept"
         )

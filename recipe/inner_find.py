@@ -50,6 +50,19 @@ class Request:
     offline: bool = False
 
 
+class MissingSource(SourceError):
+    """A pinned source that can't be had. source: its name, repository and pin."""
+
+    def __init__(self, source: str, users: list[str], problems: list[str], next: str) -> None:
+        super().__init__(
+            f"{source} is missing, and {', '.join(users)} "
+            f"{'is' if len(users) == 1 else 'are'} compiled from it: {'; '.join(problems)}",
+            means="Nothing was compiled.",
+            next=next,
+        )
+        self.source = source
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tree:
     """A source before it is a folder: a commit in the store, or files."""
@@ -77,10 +90,10 @@ def find(project: Project, declared: Declared, request: Request, users: list[str
             continue
         if tree is not None:
             return tree
-    raise SourceError(
-        f"{declared.name} ({pin.repository} at {pin.pin}) is missing, and {', '.join(users)} "
-        f"{'is' if len(users) == 1 else 'are'} compiled from it: {'; '.join(problems)}",
-        means="Nothing was compiled.",
+    raise MissingSource(
+        f"{declared.name} ({pin.repository} at {pin.pin})",
+        users,
+        problems,
         next=f"--sources {declared.name}=PATH   # a folder, a git repository or a tar archive",
     )
 

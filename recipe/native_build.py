@@ -19,7 +19,7 @@ from recipe.arch import DEVICES, Verdict, rank
 from recipe.compile import Compiled, compile_components
 from recipe.config import Base, Project
 from recipe.configure import Build, Place, Step, configure, read_builds
-from recipe.errors import AuditError, SourceError, UsageError
+from recipe.errors import AuditError, UsageError
 from recipe.gpu_code import verdicts
 from recipe.inner import InnerSource, as_defines, as_env, inner_sources
 from recipe.inner_find import Kind as InnerKind
@@ -27,7 +27,6 @@ from recipe.inner_find import Request, Series
 from recipe.inner_given import Given
 from recipe.inner_tree import working_copy
 from recipe.lock import hold
-from recipe.log import say
 from recipe.native_env import NativeEnv
 from recipe.sources import store_of
 from recipe.stale import Reason, best, changed, enough, unserved
@@ -78,15 +77,16 @@ def stale(
     env: NativeEnv,
     job: Job,
     published: Mapping[str, Mapping[str, Verdict]],
-    lifted: Iterable[Reason] = (),
+    inner: Iterable[Reason] = (),
 ) -> list[Reason]:
     """What must be compiled for the patched tree on the asked architectures, each once.
 
-    lifted: components whose inner source is pinned to another commit than upstream's.
+    inner: components of an inner source that isn't upstream's, whether CMake makes them or not.
     """
     pristine = configured(project, env, job, job.applied.base)
     patched = configured(project, env, job, job.applied.head)
-    reasons = [*changed(pristine, patched), *lifted, *unserved(patched, published, job.asked)]
+    raised = [reason for reason in inner if reason.component in patched]
+    reasons = [*changed(pristine, patched), *raised, *unserved(patched, published, job.asked)]
     return list({reason.component: reason for reason in reversed(reasons)}.values())[::-1]
 
 
@@ -136,24 +136,6 @@ def place_of(folder: Path, inner: tuple[InnerSource, ...], launcher: str | None 
         defines=as_defines(linked),
         launcher=launcher,
     )
-
-
-def obtainable(
-    project: Project, job: Job, reasons: list[Reason]
-) -> tuple[list[Reason], dict[str, str]]:
-    """Those components whose sources can be had, and for the others what is missing."""
-    good, missing = [], {}
-    for reason in reasons:
-        request = request_for(job, (reason.component,))
-        try:
-            inner_sources(project, job.applied.head, request)
-        except SourceError as error:
-            # The rest of it is about this machine, and the reason goes into the wheel's record.
-            missing[reason.component] = error.what.partition(", and ")[0]
-            say(f"  {error.what}")
-        else:
-            good.append(reason)
-    return good, missing
 
 
 def request_for(job: Job, names: tuple[str, ...]) -> Request:

@@ -23,14 +23,21 @@ SERVED = frozenset({Verdict.AT_RUN_TIME, Verdict.NO_GPU_CODE})
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """measured: whether CMake was asked, or there was nothing to ask it."""
+    """measured: whether CMake was asked, or there was nothing to ask it. unfetched: components
+    that are compiled only if a source can be fetched."""
 
     components: tuple[Component, ...]
     measured: bool
+    unfetched: tuple[str, ...] = ()
 
     @property
     def rebuild(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.components if c.action == Action.REBUILD)
+
+    @property
+    def certain(self) -> tuple[str, ...]:
+        """What is compiled whatever can be fetched."""
+        return tuple(name for name in self.rebuild if name not in self.unfetched)
 
 
 def verdicts_of(codes: tuple[ComponentCode, ...]) -> dict[str, dict[str, Verdict]]:
@@ -57,12 +64,15 @@ def settle(
     choice: Choice,
     declared: tuple[Component, ...],
     reasons: list[Reason] | None,
-    missing: Mapping[str, str],
+    kept: Mapping[str, str],
+    unfetched: Mapping[str, str] | None = None,
 ) -> Settled:
-    """Every component with its action. reasons: what CMake said is stale, None if it wasn't asked.
+    """Every component with its action. reasons: what is stale, None if that isn't known.
 
-    missing: by component, which of its sources can't be had.
+    kept: by component, why a stale one stays as published. unfetched: the source that a stale one
+    is compiled from if it can be fetched.
     """
+    hoped = unfetched or {}
     whys = {reason.component: reason.why for reason in reasons or ()}
     known = {component.name: component for component in declared}
     for name in {*whys, *choice.names} - {*known}:
@@ -77,20 +87,29 @@ def settle(
                 why = f"--native names it{'; ' + whys[name] if name in whys else ''}"
                 found.append(replace(component, action=Action.REBUILD, why=why))
             case Kind.AUTO if reasons is not None:
-                found.append(measured(component, whys.get(name), missing.get(name)))
+                one = measured(component, whys.get(name), kept.get(name), hoped.get(name))
+                found.append(one)
             case _:
                 found.append(component)
-    return Settled(components=tuple(found), measured=reasons is not None)
+    return Settled(
+        components=tuple(found),
+        measured=reasons is not None,
+        unfetched=tuple(c.name for c in found if c.action == Action.REBUILD and c.name in hoped),
+    )
 
 
-def measured(component: Component, why: str | None, missing: str | None) -> Component:
+def measured(
+    component: Component, why: str | None, kept: str | None, unfetched: str | None
+) -> Component:
     """A component as CMake's answers have it."""
     if why is None:
         same = "published binary; the patched tree compiles the same"
         if component.action == Action.REUSE:
             return component
         return replace(component, action=Action.REUSE, why=same)
-    if missing is not None:
-        kept = f"{why}; this wheel does not contain that: {missing}"
-        return replace(component, action=Action.STALE, why=kept)
+    if kept is not None:
+        lacks = f"{why}; this wheel does not contain that: {kept}"
+        return replace(component, action=Action.STALE, why=lacks)
+    if unfetched is not None:
+        why = f"{why}; if {unfetched} can be fetched, else the published one stays"
     return replace(component, action=Action.REBUILD, why=why)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from recipe.host_compiler import check_gcc
 from recipe.inner import as_record
 from recipe.inner_find import Series as InnerSeries
 from recipe.inner_given import Given
+from recipe.inner_stale import inner_reasons
 from recipe.log import Log, say
 from recipe.native import Action, Choice, Kind
-from recipe.native_build import Job, Rebuilt, obtainable, rebuild, stale
+from recipe.native_build import Job, Rebuilt, rebuild, stale
 from recipe.native_env import NativeEnv, native_env
+from recipe.native_kept import absent, forecast, names_of
 from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
@@ -89,19 +91,25 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
         check_crossing(plan, kind)
     if kind != Kind.AUTO or not reachable(plan.machine):
         return settle(options.choice, plan.components, None, {})
+    job = job_of(plan, options)
     published = verdicts(project, plan, wheel) if wheel else {}
-    raised = lifted(plan)
-    maybe = bool(raised or candidates(plan.components, published, plan.arch.asked))
+    raised = inner_reasons(project, job)
+    maybe = possible(plan, published, raised)
     if wheel and not maybe:
         return settle(options.choice, plan.components, [], {})
-    if maybe:
+    ahead = forecast(project, job, names_of(maybe))
+    if {*names_of(maybe)} - {*ahead.kept, *ahead.unfetched}:
         check_crossing(plan, kind)
+    elif maybe and not ahead.unfetched:
+        return settle(options.choice, plan.components, maybe, ahead.kept)
     try:
         env = env_for(project, plan, options, offline=True)
     except MachineError:
-        return settle(options.choice, plan.components, None, {})
-    reasons = stale(project, env, job_of(plan, options), published, raised)
-    return settle(options.choice, plan.components, reasons, {})
+        found = settle(options.choice, plan.components, maybe, ahead.kept, ahead.unfetched)
+        return replace(found, measured=False)
+    reasons = stale(project, env, job, published, raised)
+    ahead = forecast(project, job, names_of(reasons))
+    return settle(options.choice, plan.components, reasons, ahead.kept, ahead.unfetched)
 
 
 def carry_out(
@@ -122,13 +130,13 @@ def carry_out(
         settled = without_cmake(project, plan, job, choice, published)
         if settled is not None:
             return Native(settled=told(settled))
-    missing: dict[str, str] = {}
+    kept: dict[str, str] = {}
     with log.stage("configure", "Asking upstream's CMake what is stale"):
         env = env_for(project, plan, options, offline=options.offline)
-        reasons = stale(project, env, job, published, lifted(plan))
+        reasons = stale(project, env, job, published, inner_reasons(project, job))
         if choice.kind == Kind.AUTO:
-            _, missing = obtainable(project, job, reasons)
-    settled = told(settle(choice, plan.components, reasons, missing))
+            kept = unobtainable(project, job, reasons)
+    settled = told(settle(choice, plan.components, reasons, kept))
     if not settled.rebuild:
         return Native(settled=settled)
     if deepgemm.COMPONENT in settled.rebuild:
@@ -154,24 +162,29 @@ def without_cmake(
     project: Project, plan: Plan, job: Job, choice: Choice, published: Verdicts
 ) -> Settled | None:
     """The answer where none is needed of CMake: nothing may be stale, or no source can be had."""
+    maybe = possible(plan, published, inner_reasons(project, job))
+    kept = unobtainable(project, job, maybe)
+    return settle(choice, plan.components, maybe, kept) if len(kept) == len(maybe) else None
+
+
+def possible(plan: Plan, published: Verdicts, inner: list[Reason]) -> list[Reason]:
+    """What may be stale, by what is declared and published and by inner sources; CMake may say
+    otherwise."""
     stale_ones = [c for c in plan.components if c.action == Action.STALE]
     declared = {c.name: c.why.partition(";")[0] for c in stale_ones}
-    raised = {reason.component: reason.why for reason in lifted(plan)}
+    raised = {reason.component: reason.why for reason in inner}
     names = {*candidates(plan.components, published, plan.arch.asked), *raised}
     unserved = "its published code serves no asked device"
     whys = dict.fromkeys(names, unserved) | raised | declared
-    maybe = [Reason(component=name, why=whys[name]) for name in sorted(names)]
-    good, missing = obtainable(project, job, maybe)
-    return None if good else settle(choice, plan.components, maybe, missing)
+    return [Reason(component=name, why=whys[name]) for name in sorted(names)]
 
 
-def lifted(plan: Plan) -> list[Reason]:
-    """DeepGEMM, where the overlay pins another commit than upstream's wheel carries."""
-    found = plan.deepgemm
-    if found.carried == found.pinned or not found.pinned_sm12x:
-        return []
-    why = f"bases.toml lifts DeepGEMM from {found.carried[:9]} to {found.pinned[:9]}"
-    return [Reason(component=deepgemm.COMPONENT, why=why)]
+def unobtainable(project: Project, job: Job, reasons: list[Reason]) -> dict[str, str]:
+    """By component, which of its sources can't be had."""
+    gone = absent(project, job, names_of(reasons))
+    for one in gone.values():
+        say(f"  {one.said}")
+    return {name: one.why for name, one in gone.items()}
 
 
 def told(settled: Settled) -> Settled:

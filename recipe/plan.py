@@ -109,7 +109,7 @@ def make_plan(
         series=series,
         applied=applied,
         arch=served(arch.plan(asked, cmake, base.cuda, base.version), arch_list),
-        components=components((f"{name}.so" for name in base.components), series.patches),
+        components=components((f"{name}.so" for name in base.components), every_patch(series)),
         published=base.wheels[machine],
         machine=machine,
         platform=tag,
@@ -117,6 +117,12 @@ def make_plan(
         not_carried=not_carried(applied),
         deepgemm=deepgemm.of_base(store, upstream.commit, base, given),
     )
+
+
+def every_patch(series: Series) -> tuple[Patch, ...]:
+    """vLLM's patches of a series and those of its inner sources."""
+    applied = (topic.patch for topic in series.topics if topic.state == State.APPLIES)
+    return tuple(patch for patch in applied if patch is not None)
 
 
 def parse_platform(text: str, base: Base) -> tuple[str, str | None]:
@@ -168,6 +174,11 @@ def wheel_changes(store: Store, plan: Plan) -> tuple[dict[str, bytes], dict[str,
     return files, before, removed
 
 
+def carried(plan: Plan, settled: Settled) -> deepgemm.DeepGemm:
+    """The DeepGEMM of the wheel that is planned."""
+    return deepgemm.settled(plan.deepgemm, settled.certain, settled.unfetched)
+
+
 def as_json(plan: Plan, settled: Settled) -> dict[str, Any]:
     """The document of ``plan --json``."""
     return {
@@ -202,7 +213,7 @@ def as_json(plan: Plan, settled: Settled) -> dict[str, Any]:
         ],
         "components_measured": settled.measured,
         "not_carried": list(plan.not_carried),
-        "deepgemm": deepgemm.as_json(deepgemm.settled(plan.deepgemm, settled.rebuild)),
+        "deepgemm": deepgemm.as_json(carried(plan, settled)),
     }
 
 
@@ -227,7 +238,7 @@ def as_text(plan: Plan, settled: Settled) -> str:
     width = max((len(component.name) for component in settled.components), default=0)
     for component in settled.components:
         lines.append(f"  {component.name:{width}}  {component.action:7}  {component.why}")
-    lines += deepgemm.as_lines(deepgemm.settled(plan.deepgemm, settled.rebuild))
+    lines += deepgemm.as_lines(carried(plan, settled))
     if plan.not_carried:
         lines.append(f"in the source tree only, not in a wheel: {', '.join(plan.not_carried)}")
     return "\n".join(lines)

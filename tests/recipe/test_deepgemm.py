@@ -176,6 +176,11 @@ def test_the_published_one_is_carried_until_it_is_compiled(inner: Inner) -> None
         "deepgemm   new has kernels for 12.x, compiled when they are first used"
     ]
     assert settled(one, ["_moe_C"]) == one
+    perhaps = settled(one, [], [COMPONENT])
+    text = "\n".join(as_lines(perhaps))
+    assert "old has no kernels for 12.x" in text
+    assert "if its source can be fetched, new is compiled; else the published one is kept" in text
+    assert (as_json(perhaps)["sm12x"], as_json(perhaps)["compiled_if_fetched"]) == (False, True)
 
 
 def test_a_source_at_hand_is_not_asked_for(inner: Inner) -> None:

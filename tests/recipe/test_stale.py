@@ -114,7 +114,14 @@ def test_a_stale_component_whose_source_is_missing_stays_and_says_so() -> None:
     (found,) = settle(auto, (REUSED,), reasons, {"_C": "cutlass is missing"}).components
     assert found.action == Action.STALE
     assert found.why.endswith("this wheel does not contain that: cutlass is missing")
-    assert settle(auto, (REUSED,), reasons, {}).rebuild == ("_C",)
+    assert settle(auto, (REUSED,), reasons, {}).certain == ("_C",)
+
+
+def test_a_component_whose_source_must_be_fetched_is_not_certain() -> None:
+    reasons = [Reason(component="_C", why="the series changes 1 file (a.cu)")]
+    settled = settle(Choice(kind=Kind.AUTO), (REUSED,), reasons, {}, {"_C": "cutlass (x at v1)"})
+    assert (settled.rebuild, settled.unfetched, settled.certain) == (("_C",), ("_C",), ())
+    assert "if cutlass (x at v1) can be fetched" in settled.components[0].why
 
 
 def test_unmeasured_components_are_as_the_patches_declare() -> None:
