@@ -141,8 +141,9 @@ VARIABLES: tuple[EnvVar, ...] = (
         default=256,
         parser=count,
         meaning=(
-            "Where rows are split between programs, at most this many query rows a pass: it bounds "
-            "the workspace of partial outputs, 2 KiB a head, row and split."
+            "Calls of more query rows aren't split between programs, or go in passes of so many "
+            "where the entries of a program are set: it bounds the workspace of partial outputs, "
+            "2 KiB a head, row and split."
         ),
         compile_factor=False,
     ),
