@@ -15,10 +15,11 @@ from recipe.archive import Entry, import_entries
 from recipe.config import Project
 from recipe.errors import SourceError
 from recipe.git import Store
-from recipe.inner_cmake import Declared, declared_sources, placeholder
+from recipe.inner_cmake import Declared, declared_sources, placeholder, scripted
 from recipe.inner_find import Kind, Request, Series, Tree, find
 from recipe.inner_tree import materialise, tree_id, write_entries
 from recipe.lock import hold
+from recipe.pins import Reader
 from recipe.sources import store_of
 from recipe.tree import apply_all
 
@@ -42,9 +43,21 @@ class InnerSource:
 
 def declared_in(store: Store, commit: str) -> tuple[Declared, ...]:
     """The inner sources of a vLLM tree in the store."""
+    return declared_sources(*cmake_of(store, commit))
+
+
+def scripted_in(store: Store, commit: str) -> frozenset[str]:
+    """The targets of a vLLM tree that CMake doesn't compile itself."""
+    return scripted(*cmake_of(store, commit))
+
+
+def cmake_of(store: Store, commit: str) -> tuple[Reader, list[str]]:
+    """Upstream's own CMake files that name targets and sources, and how they are read."""
     listing = store.text("ls-tree", "--name-only", commit, "--", "cmake/external_projects/")
-    files = ["CMakeLists.txt", *listing.splitlines()]
-    return declared_sources(lambda path: store.read(commit, path).decode(), files)
+    return (
+        lambda path: store.read(commit, path).decode(),
+        ["CMakeLists.txt", *listing.splitlines()],
+    )
 
 
 def inner_sources(project: Project, commit: str, request: Request) -> tuple[InnerSource, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from recipe.pins import Reader, commands, expand, file_pins, unknown
 
+COMPILED = {"define_extension_target", "python_add_library", "add_library", "target_sources"}
 TARGETS = {"define_extension_target", "add_custom_target", "python_add_library", "target_sources"}
 # Commands whose paths below a source's folder must exist; list() is used for alternatives.
 READS = {"set", "file", "install", "python_add_library", "target_include_directories"}
@@ -106,6 +107,18 @@ def targets_of(parsed: list[tuple[str, list[str]]], *, headers_only: bool) -> se
             # flash-attention defines its own targets; vLLM's file names them in a loop.
             found |= {one for one in arguments if re.fullmatch(r"_\w+_C", one)}
     return found
+
+
+def scripted(read: Reader, cmake_files: Iterable[str]) -> frozenset[str]:
+    """Targets that CMake doesn't compile itself: it runs a script for them, or copies files."""
+    first = [
+        (command, arguments[0])
+        for path in cmake_files
+        for command, arguments in commands(read(path))
+        if arguments
+    ]
+    custom = {name for command, name in first if command == "add_custom_target"}
+    return frozenset(custom - {name for command, name in first if command in COMPILED})
 
 
 def values_of(keyword: str, arguments: list[str]) -> list[str]:

@@ -17,6 +17,9 @@ from pathlib import PurePosixPath
 from recipe.errors import UsageError
 from recipe.patch import Patch
 
+# In the name of a module that one Python alone loads.
+ONE_PYTHON = re.compile(r"\.cpython-3(\d+)-")
+
 
 class Action(StrEnum):
     REUSE = "reuse"  # the published binary is what the patched tree would give
@@ -43,12 +46,16 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A compiled extension by the name of its CMake target; files are members of the wheel."""
+    """A compiled extension by the name of its CMake target; files are members of the wheel.
+
+    lacks: what upstream's has and one that was compiled here hasn't.
+    """
 
     name: str
     files: tuple[str, ...]
     action: Action
     why: str
+    lacks: str = ""
 
 
 def parse_choice(text: str, known: Iterable[str]) -> Choice:
@@ -89,6 +96,27 @@ def component_name(member: str) -> str:
     if "deep_gemm" in path.parts:
         return "_deep_gemm_C"
     return path.name.split(".", 1)[0]
+
+
+def pythons_of(members: Iterable[str], component: str) -> frozenset[str] | None:
+    """The Pythons (3.12) that a component's shared objects are for; None where one is for all."""
+    files = [m for m in members if m.endswith(".so") and component_name(m) == component]
+    found = [ONE_PYTHON.search(file) for file in files]
+    return frozenset(f"3.{one[1]}" for one in found if one) if all(found) else None
+
+
+def lost_pythons(before: frozenset[str] | None, after: frozenset[str] | None) -> str:
+    """In words, the Pythons that one build of a component serves and another doesn't; or ''."""
+    if after is None:
+        return ""
+    if before is None:
+        return f"every Python but {listed(after)}"
+    return f"Python {listed(before - after)}" if before - after else ""
+
+
+def listed(pythons: Iterable[str]) -> str:
+    *first, last = sorted(pythons, key=lambda one: int(one.partition(".")[2]))
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def component(name: str, files: tuple[str, ...], patches: list[Patch]) -> Component:

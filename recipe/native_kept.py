@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 
 from recipe.config import Project
 from recipe.errors import SourceError
-from recipe.inner import inner_sources
+from recipe.inner import inner_sources, scripted_in
 from recipe.inner_find import MissingSource
+from recipe.log import say
+from recipe.native import lost_pythons, pythons_of
 from recipe.native_build import Job, request_for
+from recipe.sources import store_of
 from recipe.stale import Reason
 
 
@@ -42,6 +45,36 @@ def absent(project: Project, job: Job, names: Iterable[str]) -> dict[str, Absent
 
 
 @dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is known before a compile. published: the members of upstream's wheel, empty where it
+    isn't there. python: what compiles. crossing: the machine it is for, if that isn't this one."""
+
+    published: tuple[str, ...]
+    python: str
+    crossing: str = ""
+
+
+def limits(project: Project, job: Job, setting: Setting, names: Iterable[str]) -> dict[str, str]:
+    """By component, what speaks against compiling it here, whatever sources there are."""
+    asked = [*names]
+    by_script = scripted_in(store_of(project), job.applied.head) if setting.crossing else ()
+    found = {}
+    for name in asked:
+        if name in by_script:
+            found[name] = f"a script of upstream's compiles it, which can't for {setting.crossing}"
+        elif gone := would_lose(name, setting):
+            found[name] = f"compiled with Python {setting.python} it would be gone for {gone}"
+    return found
+
+
+def would_lose(name: str, setting: Setting) -> str:
+    """The Pythons that a compiled component isn't for and the published one is: one compile makes
+    a module for one Python, where it isn't for all."""
+    before = pythons_of(setting.published, name)
+    return lost_pythons(before, frozenset({setting.python})) if before else ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forecast:
     """What a plan knows without fetching anything. kept: by component, why it stays as published.
     unfetched: the source that must be fetched before it can be compiled."""
@@ -50,13 +83,21 @@ class Forecast:
     unfetched: Mapping[str, str]
 
 
-def forecast(project: Project, job: Job, names: Iterable[str]) -> Forecast:
+def forecast(project: Project, job: Job, setting: Setting, reasons: Iterable[Reason]) -> Forecast:
     """Offline, what isn't at hand stays as published; else a pinned source may still be fetched."""
-    gone = absent(project, replace(job, offline=True), names)
+    names = [reason.component for reason in reasons]
+    kept = limits(project, job, setting, names)
+    gone = absent(project, replace(job, offline=True), (n for n in names if n not in kept))
     hoped = {} if job.offline else {n: one.source for n, one in gone.items() if one.pinned}
-    kept = {name: one.why for name, one in gone.items() if name not in hoped}
+    kept |= {name: one.why for name, one in gone.items() if name not in hoped}
     return Forecast(kept=kept, unfetched=hoped)
 
 
-def names_of(reasons: Iterable[Reason]) -> list[str]:
-    return [reason.component for reason in reasons]
+def kept(project: Project, job: Job, setting: Setting, reasons: Iterable[Reason]) -> dict[str, str]:
+    """By component, why it stays as published; sources that aren't at hand are fetched."""
+    names = [reason.component for reason in reasons]
+    found = limits(project, job, setting, names)
+    gone = absent(project, job, (name for name in names if name not in found))
+    for one in gone.values():
+        say(f"  {one.said}")
+    return found | {name: one.why for name, one in gone.items()}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from recipe.native import Component, component_name
+from recipe.native import Component, component_name, listed, lost_pythons, pythons_of
 from recipe.native_stage import Native
 
 # Packages that upstream's build copies into the wheel whole, with the extension.
@@ -15,18 +15,38 @@ VENDORED = "vllm/third_party/"
 
 
 def with_files(
-    components: Iterable[Component], members: Iterable[str], native: Native
+    components: Iterable[Component],
+    published: Iterable[str],
+    members: Iterable[str],
+    native: Native,
 ) -> tuple[Component, ...]:
-    """The components with the shared objects that stand for them in the finished wheel."""
+    """The components with the shared objects that stand for them in the finished wheel.
+
+    published: members of upstream's wheel. members: those of the wheel that ours is made of, which
+    upstream's whole build may have made.
+    """
     files: dict[str, set[str]] = {}
-    kept = [*members]
+    kept, before = [*members], [*published]
     for name in {*kept, *native.binaries} - replaced(kept, native):
         if name.endswith(".so"):
             files.setdefault(component_name(name), set()).add(name)
     return tuple(
-        replace(component, files=tuple(sorted(files.get(component.name, ()))))
+        replace(
+            component,
+            files=tuple(sorted(files.get(component.name, ()))),
+            lacks=lacking(component.name, before, files.get(component.name, set())),
+        )
         for component in components
     )
+
+
+def lacking(name: str, before: Iterable[str], files: Iterable[str]) -> str:
+    """Which Pythons no longer have a component, in a sentence; empty where none lost it."""
+    after = pythons_of(files, name)
+    if not after:  # it is for every Python, or isn't there any more
+        return ""
+    gone = lost_pythons(pythons_of(before, name), after)
+    return f"compiled for Python {listed(after)}, it is gone for {gone}" if gone else ""
 
 
 def replaced(members: Iterable[str], native: Native) -> set[str]:

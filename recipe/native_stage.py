@@ -15,7 +15,7 @@ from recipe.cross import cross_env
 from recipe.errors import MachineError, UsageError
 from recipe.gpu_code import published_code
 from recipe.host_compiler import check_gcc
-from recipe.inner import as_record
+from recipe.inner import as_record, scripted_in
 from recipe.inner_find import Series as InnerSeries
 from recipe.inner_given import Given
 from recipe.inner_stale import inner_reasons
@@ -23,14 +23,15 @@ from recipe.log import Log, say
 from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, rebuild, stale
 from recipe.native_env import NativeEnv, native_env
-from recipe.native_kept import absent, forecast, names_of
+from recipe.native_kept import Setting, forecast, kept, limits
 from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
 from recipe.sources import store_of
 from recipe.stale import Reason
 from recipe.target import reachable, target_of, this_machine
-from recipe.testing import find_python
+from recipe.testing import find_python, this_python
+from recipe.wheel import names_in
 from recipe.whole import Whole
 
 
@@ -88,7 +89,7 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
     """
     kind = options.choice.kind
     if kind in (Kind.NAMED, Kind.ALL):
-        check_crossing(plan, kind)
+        check_crossing(project, plan, options.choice)
     if kind != Kind.AUTO or not reachable(plan.machine):
         return settle(options.choice, plan.components, None, {})
     job = job_of(plan, options)
@@ -97,9 +98,10 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
     maybe = possible(plan, published, raised)
     if wheel and not maybe:
         return settle(options.choice, plan.components, [], {})
-    ahead = forecast(project, job, names_of(maybe))
-    if {*names_of(maybe)} - {*ahead.kept, *ahead.unfetched}:
-        check_crossing(plan, kind)
+    setting = setting_of(plan, options, wheel)
+    ahead = forecast(project, job, setting, maybe)
+    if {reason.component for reason in maybe} - {*ahead.kept, *ahead.unfetched}:
+        check_crossing(project, plan, options.choice)
     elif maybe and not ahead.unfetched:
         return settle(options.choice, plan.components, maybe, ahead.kept)
     try:
@@ -108,7 +110,7 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
         found = settle(options.choice, plan.components, maybe, ahead.kept, ahead.unfetched)
         return replace(found, measured=False)
     reasons = stale(project, env, job, published, raised)
-    ahead = forecast(project, job, names_of(reasons))
+    ahead = forecast(project, job, setting, reasons)
     return settle(options.choice, plan.components, reasons, ahead.kept, ahead.unfetched)
 
 
@@ -118,29 +120,32 @@ def carry_out(
     """For a build: compile what is named, or (auto) what is stale and whose sources can be had."""
     choice = options.choice
     if choice.kind in (Kind.NAMED, Kind.ALL):
-        check_crossing(plan, choice.kind)
+        check_crossing(project, plan, choice)
     if choice.kind == Kind.NONE or not reachable(plan.machine):
         return Native(settled=settle(choice, plan.components, None, {}))
     job = job_of(plan, options)
     if choice.kind == Kind.ALL:
         return everything(project, plan, options, job, log)
     published: Verdicts = {}
+    setting = setting_of(plan, options, wheel)
     if choice.kind == Kind.AUTO:
         published = verdicts(project, plan, wheel)
-        settled = without_cmake(project, plan, job, choice, published)
+        settled = without_cmake(project, plan, job, choice, published, setting)
         if settled is not None:
             return Native(settled=told(settled))
-    kept: dict[str, str] = {}
+    stay: dict[str, str] = {}
     with log.stage("configure", "Asking upstream's CMake what is stale"):
         env = env_for(project, plan, options, offline=options.offline)
         reasons = stale(project, env, job, published, inner_reasons(project, job))
         if choice.kind == Kind.AUTO:
-            kept = unobtainable(project, job, reasons)
-    settled = told(settle(choice, plan.components, reasons, kept))
+            stay = kept(project, job, setting, reasons)
+    settled = told(settle(choice, plan.components, reasons, stay))
     if not settled.rebuild:
         return Native(settled=settled)
     if deepgemm.COMPONENT in settled.rebuild:
         deepgemm.check_usable(plan.deepgemm)
+    for name, why in limits(project, job, setting, settled.rebuild).items():
+        say(f"  {name}: {why}")
     with log.stage("compile", f"Compiling {', '.join(settled.rebuild)}"):
         rebuilt = rebuild(project, env, job, settled.rebuild)
         say(f"  {describe(rebuilt)}")
@@ -159,12 +164,17 @@ def everything(project: Project, plan: Plan, options: NativeOptions, job: Job, l
 
 
 def without_cmake(
-    project: Project, plan: Plan, job: Job, choice: Choice, published: Verdicts
+    project: Project,
+    plan: Plan,
+    job: Job,
+    choice: Choice,
+    published: Verdicts,
+    setting: Setting,
 ) -> Settled | None:
-    """The answer where none is needed of CMake: nothing may be stale, or no source can be had."""
+    """The answer where none is needed of CMake: nothing may be stale, or all of it stays."""
     maybe = possible(plan, published, inner_reasons(project, job))
-    kept = unobtainable(project, job, maybe)
-    return settle(choice, plan.components, maybe, kept) if len(kept) == len(maybe) else None
+    stay = kept(project, job, setting, maybe)
+    return settle(choice, plan.components, maybe, stay) if len(stay) == len(maybe) else None
 
 
 def possible(plan: Plan, published: Verdicts, inner: list[Reason]) -> list[Reason]:
@@ -179,12 +189,12 @@ def possible(plan: Plan, published: Verdicts, inner: list[Reason]) -> list[Reaso
     return [Reason(component=name, why=whys[name]) for name in sorted(names)]
 
 
-def unobtainable(project: Project, job: Job, reasons: list[Reason]) -> dict[str, str]:
-    """By component, which of its sources can't be had."""
-    gone = absent(project, job, names_of(reasons))
-    for one in gone.values():
-        say(f"  {one.said}")
-    return {name: one.why for name, one in gone.items()}
+def setting_of(plan: Plan, options: NativeOptions, wheel: Path | None) -> Setting:
+    return Setting(
+        published=tuple(names_in(wheel)) if wheel else (),
+        python=options.python or this_python(),
+        crossing="" if plan.machine == this_machine() else plan.machine,
+    )
 
 
 def told(settled: Settled) -> Settled:
@@ -199,16 +209,25 @@ def verdicts(project: Project, plan: Plan, wheel: Path) -> Verdicts:
     return verdicts_of(published_code(wheel, plan.published.sha256, project.cache))
 
 
-def check_crossing(plan: Plan, kind: Kind) -> None:
+def check_crossing(project: Project, plan: Plan, choice: Choice) -> None:
     """Say what stands against compiling for another machine before anything is made or fetched."""
     target = target_of(plan.machine)
     if target is None:
         return
-    if kind == Kind.ALL:
+    if choice.kind == Kind.ALL:
         raise UsageError(
             f"--native all runs upstream's whole build, for {this_machine()} on this machine",
             means=f"For {plan.machine} this machine compiles extensions by name or where stale.",
             next=f"python build.py --platform {plan.machine} --native auto ...",
+        )
+    by_script = scripted_in(store_of(project), plan.applied.head)
+    if impossible := [name for name in choice.names if name in by_script]:
+        raise UsageError(
+            f"{impossible[0]} of {plan.base.tag} is compiled by a script of upstream's, "
+            f"for {this_machine()} on this machine",
+            means=f"No compiler for {plan.machine} can be handed to it.",
+            next=f"run the build on a machine of {plan.machine}, or leave {impossible[0]} out of "
+            "--native",
         )
     target.tool("g++")
 

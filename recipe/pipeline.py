@@ -7,7 +7,6 @@ import json
 import os
 import platform as machine_info
 import shutil
-import zipfile
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -31,7 +30,7 @@ from recipe.record import missing, record_files
 from recipe.run import check_disk, disk_full
 from recipe.sources import store_of
 from recipe.testing import Outcome, find_python, test_wheel
-from recipe.wheel import Edit, wheel_name, write_wheel
+from recipe.wheel import Edit, names_in, wheel_name, write_wheel
 from recipe.wheel_check import binaries_tag, check_wheel, platform_tag, tag_of
 
 SCHEMA = 1
@@ -150,11 +149,11 @@ def assemble(
     check_disk(work.parent, published.stat().st_size + (64 << 20), f"a wheel in {work.parent}")
     files, before, removed = wheel_changes(store_of(project), plan)
     binaries = native.binaries
+    upstreams = members = names_in(published)
     if native.whole:  # made of the patched tree, so there is nothing upstream's to find in it
         published, before = native.whole.built.wheel, {}
-    with zipfile.ZipFile(published) as archive:
-        members = archive.namelist()
-    found = with_files(native.settled.components, members, native)
+        members = names_in(published)
+    found = with_files(native.settled.components, upstreams, members, native)
     removed |= replaced(members, native)
     edit = Edit(
         version=plan.version,

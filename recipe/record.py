@@ -84,6 +84,7 @@ def record(
 def missing(plan: Plan, components: tuple[Component, ...]) -> list[str]:
     """What the patched tree has and this wheel lacks, a sentence each."""
     stale = [f"{c.name}: {c.why}" for c in components if c.action == Action.STALE]
+    stale += [f"{c.name}: {c.lacks}" for c in components if c.lacks]
     if plan.not_carried:
         stale.append(
             f"build scripts, which are in the source tree only: {', '.join(plan.not_carried)}"

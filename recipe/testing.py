@@ -85,9 +85,14 @@ def test_wheel(
     return outcome
 
 
+def this_python() -> str:
+    """The version of the Python that runs this, major.minor."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
 def find_python(base: Base, asked: str | None) -> tuple[str, str]:
     """An interpreter the base allows and its version, major.minor."""
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    here = this_python()
     wanted = asked or here
     if not re.fullmatch(r"3\.\d+", wanted):
         raise UsageError(f"--python {wanted!r}: write it as 3.12", next="python build.py --help")

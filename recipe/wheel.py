@@ -48,6 +48,12 @@ class Edit:
     binaries: Mapping[str, Path] = field(default_factory=dict)
 
 
+def names_in(wheel: Path) -> list[str]:
+    """The members of a wheel, by their paths."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
 def wheel_name(published: str, version: str, platform: str) -> str:
     """``vllm-0.33.0+sm12x.1-cp38-abi3-manylinux_2_28_x86_64.whl``: no build tag, our version."""
     name, _, _, tags = parse_wheel_filename(published)

@@ -4,6 +4,7 @@ which a script of the tree compiles for one Python, as upstream's does from v0.2
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from tests.recipe import compiling, small
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.server import Index
-from tests.recipe.world import MACHINE, World
+from tests.recipe.world import World
 
 HERE = f"{sys.version_info.major}{sys.version_info.minor}"
 COMPONENTS = ("_C", "_moe_C", "_kernels_C", "_deep_gemm_C")
@@ -85,9 +86,10 @@ class Scripted:
         """Another published wheel, whose DeepGEMM is for these Pythons (``311``)."""
         world, path = self.world, self.world.root / "bases.toml"
         text = path.read_text(encoding="utf-8")
-        for machine, old in world.wheels.items():
+        for machine in world.wheels:
             new = small.make_wheel(members(pythons, machine))
-            text = text.replace(small.sha256(old), small.sha256(new))
+            row = rf'(wheels\.{machine} = .*sha256 = ")\w+'
+            text = re.sub(row, rf"\g<1>{small.sha256(new)}", text)
             world.index.add("vllm", small.WHEELS[machine], new)
             world.wheels[machine] = new
         path.write_text(text, encoding="utf-8")
@@ -133,7 +135,3 @@ def make_scripted(folder: Path, index: Index, code: Path) -> Scripted:
     made = Scripted(world=world, kernels=kernels, deepgemm=deepgemm)
     made.publish([HERE])
     return made
-
-
-def other_machine() -> str:
-    return "aarch64" if MACHINE == "x86_64" else "x86_64"

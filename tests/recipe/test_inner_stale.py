@@ -14,9 +14,11 @@ import pytest
 
 from recipe.config import InnerPin
 from recipe.inner_stale import is_pinned
+from tests.recipe import small
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.scripted import API, HERE, Scripted, make_scripted
 from tests.recipe.server import serve
+from tests.recipe.world import MACHINE
 
 DEEPGEMM = "_deep_gemm_C"
 BETTER = (API % b"_C").replace(b"return 1", b"return 2")
@@ -47,6 +49,8 @@ def scripted(shared: Scripted) -> Iterator[Scripted]:
         one.git("reset", "--quiet", "--hard", head)
         one.git("clean", "--quiet", "-fdx")
     world.wheels.update(wheels)
+    for machine, content in wheels.items():
+        world.index.add("vllm", small.WHEELS[machine], content)
     shutil.rmtree(world.root / "patches" / "deepgemm", ignore_errors=True)
     for folder in (world.out, world.cache / "native", world.cache / "inner"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -81,7 +85,11 @@ def unreachable(scripted: Scripted) -> Iterator[Scripted]:
 def test_a_plan_says_what_is_compiled_only_if_its_source_can_be_fetched(
     unreachable: Scripted, environment: bool
 ) -> None:
-    args = () if environment else ("--python", other_python())
+    args: tuple[str, ...] = ()
+    if not environment:
+        other = other_python()
+        unreachable.publish([other.replace(".", "")])
+        args = ("--python", other)
     document = plan(unreachable, *args)
     action, why = found(document, DEEPGEMM)
     assert action == "rebuild"
@@ -151,6 +159,108 @@ def test_a_source_named_by_hand_makes_its_components_stale(
     document = plan(scripted, "--sources", f"kernels={mine}")
     assert found(document, "_kernels_C") == ("rebuild", "--sources names another kernels")
     assert found(document, "_moe_C")[0] == "reuse"
+
+
+PUBLISHED = ("310", "311", "312", "313", "314")
+OTHERS = " and ".join(", ".join(f"3.{p[1:]}" for p in PUBLISHED if p != HERE).rsplit(", ", 1))
+
+
+def test_a_compile_takes_a_component_from_no_python_unasked(scripted: Scripted) -> None:
+    scripted.publish(PUBLISHED)
+    add_patch(scripted)
+    lost = f"compiled with Python 3.{HERE[1:]} it would be gone for Python {OTHERS}"
+    planned = plan(scripted)  # upstream's wheel isn't in the cache yet
+    assert found(planned, DEEPGEMM)[0] == "rebuild"
+
+    built = scripted.world.build("--native", "auto", "--json")
+
+    assert built.status == 0, built.err
+    action, why = found(built.document, DEEPGEMM)
+    assert (action, why) == found(plan(scripted), DEEPGEMM)
+    assert action == "stale"
+    assert why == f"dg-test changes its compile; this wheel does not contain that: {lost}"
+    assert pythons(scripted) == {*PUBLISHED}
+
+
+def test_a_component_that_is_named_is_compiled_for_one_python_and_that_is_said(
+    scripted: Scripted,
+) -> None:
+    scripted.publish(PUBLISHED)
+    built = scripted.world.build("--native", DEEPGEMM, "--json")
+    assert built.status == 0, built.err
+    said = f"compiled for Python 3.{HERE[1:]}, it is gone for Python {OTHERS}"
+    assert built.document["not_in_this_wheel"] == [f"{DEEPGEMM}: {said}"]
+    assert said in built.err
+    assert f"it would be gone for Python {OTHERS}" in built.err
+    assert pythons(scripted) == {HERE}
+    with zipfile.ZipFile(scripted.world.wheel()) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("/sm12x/record.json")]
+        assert said in archive.read(name).decode()
+
+
+def test_a_component_that_only_this_python_has_is_compiled(scripted: Scripted) -> None:
+    scripted.publish([HERE])
+    add_patch(scripted)
+    built = scripted.world.build("--native", "auto", "--json")
+    assert built.status == 0, built.err
+    assert found(built.document, DEEPGEMM)[0] == "rebuild"
+    assert built.document["not_in_this_wheel"] == []
+
+
+def pythons(made: Scripted) -> set[str]:
+    """Those that DeepGEMM in the finished wheel is for."""
+    with zipfile.ZipFile(made.world.wheel()) as archive:
+        files = [name for name in archive.namelist() if "deep_gemm/_C" in name]
+    return {name.partition(".cpython-")[2].partition("-")[0] for name in files}
+
+
+@pytest.mark.skipif(MACHINE != "x86_64", reason="this machine compiles for itself")
+def test_what_a_script_compiles_stays_as_published_for_another_machine(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    add_patch(scripted)
+    programs = {"PATH": str(path_of(tmp_path, "git", "tar"))}
+    args = ("--platform", "aarch64")
+    document = scripted.world.good("plan", "--json", *args, env=programs).document
+    action, why = found(document, DEEPGEMM)
+    assert action == "stale"
+    assert why.endswith("a script of upstream's compiles it, which can't for aarch64")
+    options = ("build", "--no-test", "--out", str(scripted.world.out), *args)
+    built = scripted.world.good(*options, "--native", "auto", "--json", env=programs)
+    assert found(built.document, DEEPGEMM) == (action, why)
+    for verb in (("plan", *args), options):
+        named = scripted.world.run(*verb, "--native", DEEPGEMM, env=programs)
+        assert named.status == 2
+        assert f"{DEEPGEMM} of v9.1.0 is compiled by a script of upstream's" in named.err
+        assert "a machine of aarch64" in named.next
+
+
+@pytest.mark.skipif(MACHINE != "x86_64", reason="this machine compiles for itself")
+def test_a_plan_wants_a_cross_compiler_only_for_what_is_at_hand(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.lift("kernels", scripted.kernels, {"csrc/more.cpp": b"\n"})
+    programs = {"PATH": str(path_of(tmp_path, "git", "tar"))}
+    args = ("plan", "--platform", "aarch64", "--json")
+    assert scripted.world.run(*args, env=programs).status == 8
+    away = gone(scripted.kernels)
+    shutil.rmtree(scripted.world.cache / "store.git")
+    try:
+        document = scripted.world.good(*args, env=programs).document
+    finally:
+        away.root.rename(scripted.kernels.root)
+    assert found(document, "_kernels_C")[0] == "rebuild"
+
+
+def path_of(folder: Path, *names: str) -> Path:
+    """A folder of these programs alone, for a PATH."""
+    made = folder / "programs"
+    made.mkdir()
+    for name in names:
+        program = shutil.which(name)
+        assert program, name
+        (made / name).symlink_to(program)
+    return made
 
 
 def test_any_lifted_source_makes_its_components_stale(scripted: Scripted) -> None:
