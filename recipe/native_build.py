@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,7 @@ from recipe.config import Base, Project
 from recipe.configure import Build, Place, Step, configure, read_builds
 from recipe.errors import AuditError, UsageError
 from recipe.gpu_code import verdicts
-from recipe.inner import InnerSource, as_defines, as_env, inner_sources
+from recipe.inner import InnerSource, as_defines, as_env, declared_in, inner_sources
 from recipe.inner_find import Kind as InnerKind
 from recipe.inner_find import Request, Series
 from recipe.inner_given import Given
@@ -36,7 +37,9 @@ from recipe.tree import Applied
 # Inner sources whose own build writes into their folder.
 BUILT_IN = ("deepgemm",)
 # Bump when what a configure is read for changes.
-SCHEMA = 2
+SCHEMA = 3
+# A file of the tree in a command that has this machine's folders left out.
+TREE_FILE = re.compile(r"(?<![\w/.-])tree/([\w./+-]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +109,23 @@ def configured(project: Project, env: NativeEnv, job: Job, commit: str) -> dict[
         place.tree.mkdir()
         store.export(commit, place.tree)
         configure(env, place, job.arch_list)
-        builds = read_builds(env, place, job.base.components)
+        builds = with_scripts(read_builds(env, place, job.base.components), place.tree)
     scratch.write_whole(path, json.dumps([asdict(build) for build in builds.values()]).encode())
     return builds
+
+
+def with_scripts(builds: Mapping[str, Build], tree: Path) -> dict[str, Build]:
+    """What a script compiles shows no sources; files of the tree that its commands name count."""
+    return {
+        name: build if build.steps else replace(build, files=named_files(build.link, tree))
+        for name, build in builds.items()
+    }
+
+
+def named_files(commands: str, tree: Path) -> dict[str, str]:
+    """sha256 by path of the tree's files that stand in a component's commands."""
+    paths = sorted({path for path in TREE_FILE.findall(commands) if (tree / path).is_file()})
+    return {f"tree/{path}": component_store.sha256_of(tree / path) for path in paths}
 
 
 def parse_build(entry: dict[str, object]) -> Build:
@@ -161,10 +178,10 @@ def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) 
     ):
         place = prepare(project, job, work, inner, cache.tool if cache else None)
         configure(env, place, job.arch_list)
-        builds = read_builds(env, place, job.base.components)
+        builds = with_scripts(read_builds(env, place, job.base.components), place.tree)
         check_names(names, builds, job)
-        used = {one.name: one.identity for one in inner if one.kind != InnerKind.PLACEHOLDER}
-        keys = {n: component_store.key_of(builds[n], env.identity, used) for n in names}
+        used = identities(project, job, inner, names)
+        keys = {n: component_store.key_of(builds[n], env.identity, used[n]) for n in names}
         shelf = native / "components"
         files = {n: component_store.stored(shelf, n, keys[n]) for n in names}
         absent = tuple(name for name in names if files[name] is None)
@@ -192,6 +209,16 @@ def rebuild(project: Project, env: NativeEnv, job: Job, names: tuple[str, ...]) 
         inner=tuple(one for one in inner if one.kind != InnerKind.PLACEHOLDER),
         compiled=compiled,
     )
+
+
+def identities(
+    project: Project, job: Job, inner: tuple[InnerSource, ...], names: tuple[str, ...]
+) -> dict[str, dict[str, str]]:
+    """By component, the trees of the inner sources that it is made of; other sources of the same
+    run don't change its bytes."""
+    made = {one.name: one.targets for one in declared_in(store_of(project), job.applied.head)}
+    real = [one for one in inner if one.kind != InnerKind.PLACEHOLDER]
+    return {n: {one.name: one.identity for one in real if n in made[one.name]} for n in names}
 
 
 def prepare(

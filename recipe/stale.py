@@ -61,12 +61,22 @@ def difference(old: Build | None, new: Build | None) -> str:
     ]
     if flags:
         parts.append(f"has other flags for {counted(flags, 'source')}")
-    edited = sorted(p for p in {*old.files} & {*new.files} if old.files[p] != new.files[p])
-    if edited:
-        parts.append(f"changes {counted(edited, 'file')}")
+    parts += other_files(old.files, new.files, {*before} ^ {*after})
     if not parts and old.link != new.link:
         parts.append("links it otherwise")
     return f"the series {', '.join(parts)}" if parts else ""
+
+
+def other_files(old: Mapping[str, str], new: Mapping[str, str], sources: set[str]) -> list[str]:
+    """What changes in the files that a component is read from, but for sources named already.
+
+    A header that is found now, or found elsewhere, is another file with the same commands.
+    """
+    edited = [path for path in {*old} & {*new} if old[path] != new[path]]
+    found, lost = {*new} - {*old} - sources, {*old} - {*new} - sources
+    parts = [f"changes {counted(edited, 'file')}"] if edited else []
+    parts += [f"takes in {counted(found, 'other file')}"] if found else []
+    return parts + ([f"no longer takes in {counted(lost, 'file')}"] if lost else [])
 
 
 def set_of(targets: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from recipe.config import InnerPin
 from recipe.inner_stale import is_pinned
 from tests.recipe import small
 from tests.recipe.repo import Repository, new_repository
-from tests.recipe.scripted import API, HERE, Scripted, make_scripted
+from tests.recipe.scripted import API, HERE, SCRIPT, Scripted, make_scripted
 from tests.recipe.server import serve
 from tests.recipe.world import MACHINE
 
@@ -205,6 +205,44 @@ def test_a_component_that_only_this_python_has_is_compiled(scripted: Scripted) -
     assert built.status == 0, built.err
     assert found(built.document, DEEPGEMM)[0] == "rebuild"
     assert built.document["not_in_this_wheel"] == []
+
+
+def test_the_script_that_compiles_a_component_is_part_of_it(scripted: Scripted) -> None:
+    world = scripted.world
+    first = keys(scripted, DEEPGEMM)
+    louder = SCRIPT + b'print("done")\n'
+    world.add_patch(
+        "louder.patch",
+        world.upstream.patch({"tools/build_deepgemm_C.py": louder}, Components=DEEPGEMM),
+    )
+    try:
+        action, why = found(plan(scripted), DEEPGEMM)
+        assert (action, why) == ("rebuild", "the series changes 1 file (build_deepgemm_C.py)")
+        assert keys(scripted, DEEPGEMM) != first
+    finally:
+        world.upstream.git("reset", "--quiet", "--hard", "HEAD~1")
+        (world.root / "patches" / "vllm" / "louder.patch").unlink()
+
+
+def test_other_components_of_a_run_are_no_part_of_a_components_key(scripted: Scripted) -> None:
+    alone = keys(scripted, "_moe_C,_kernels_C")
+    both = keys(scripted, f"_moe_C,_kernels_C,{DEEPGEMM}")
+    assert {name: both[name] for name in alone} == alone
+    assert set(both) == {*alone, DEEPGEMM}
+    change = {"csrc/api.cpp": (API % b"_kernels_C") + b"int more;\n"}
+    scripted.lift("kernels", scripted.kernels, change)
+    lifted = keys(scripted, f"_moe_C,_kernels_C,{DEEPGEMM}")
+    changed = {name for name in both if lifted[name] != both[name]}
+    assert changed == {"_kernels_C"}
+
+
+def keys(made: Scripted, names: str) -> dict[str, str]:
+    """The keys of components that are compiled by name."""
+    built = made.world.build("--native", names, "--json")
+    assert built.status == 0, built.err
+    shutil.rmtree(made.world.out)
+    found: dict[str, str] = built.document["native"]["components"]
+    return found
 
 
 def pythons(made: Scripted) -> set[str]:

@@ -181,6 +181,19 @@ def test_a_header_change_makes_every_component_that_takes_it_in_stale(compiling:
     assert actions(good(compiling)) == {"_C": "rebuild", "_moe_C": "reuse"}
 
 
+def test_a_header_that_stands_before_another_makes_its_component_stale(
+    compiling: World,
+) -> None:
+    nearer = b"#pragma once\nint shared();\nint nearer();\n"
+    replace_patch(compiling, {"csrc/_c/shared.h": nearer}, "_C")
+    document = good(compiling)
+    assert actions(document) == {"_C": "rebuild", "_moe_C": "reuse"}
+    (why,) = [c["why"] for c in document["components"] if c["name"] == "_C"]
+    assert (
+        why == "the series takes in 1 other file (shared.h), no longer takes in 1 file (shared.h)"
+    )
+
+
 def test_what_a_patch_claims_and_cmake_does_not_see_is_reused(compiling: World) -> None:
     replace_patch(compiling, {"csrc/notes.txt": b"nothing\n"}, "_C")
 

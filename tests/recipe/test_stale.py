@@ -42,6 +42,23 @@ def test_the_same_answer_of_cmake_is_not_stale() -> None:
             "the series has other flags for 1 source (b.cu)",
         ),
         (replace(BUILD, files={"tree/a.cu": "2"}), "the series changes 1 file (a.cu)"),
+        (
+            replace(BUILD, files={"tree/a.cu": "1", "tree/inc/new.h": "3"}),
+            "the series takes in 1 other file (new.h)",
+        ),
+        (replace(BUILD, files={}), "the series no longer takes in 1 file (a.cu)"),
+        (
+            replace(BUILD, files={"inc/first/a.h": "1"}),
+            "the series takes in 1 other file (a.h), no longer takes in 1 file (a.cu)",
+        ),
+        (
+            replace(
+                BUILD,
+                steps=(ONE, TWO, replace(TWO, source="c.cu")),
+                files={**BUILD.files, "c.cu": ""},
+            ),
+            "the series adds 1 source (c.cu)",
+        ),
         (replace(BUILD, link="c++ a.o b.o -lm"), "the series links it otherwise"),
     ],
 )
