@@ -147,11 +147,15 @@ def environ(
 
 
 def cache_entries(env: NativeEnv, place: Place, cache: CompilerCache | None) -> dict[str, str]:
-    """setup.py puts these after its own, so that they win: CMake's disconnection, the launcher."""
+    """setup.py puts these after its own, so that they win: CMake's disconnection, the launcher.
+
+    The list of compiles tells afterwards what each extension should hold.
+    """
     launcher = cache.tool if cache else ""
     return {
         "CMAKE_MAKE_PROGRAM": env.tool("ninja"),
         "FETCHCONTENT_FULLY_DISCONNECTED": "ON",
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
         **{f"CMAKE_{name}_COMPILER_LAUNCHER": launcher for name in ("C", "CXX", "CUDA")},
         **place.defines,
     }

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from recipe import sccache, whole
+from recipe import native_whole, sccache, whole
 from recipe.compiler_cache import CompilerCache
 from recipe.config import Project
 from recipe.configure import Place
-from recipe.errors import CompileError, MachineError, SourceError
+from recipe.errors import AuditError, CompileError, MachineError, SourceError
 from recipe.native_env import NativeEnv
 from tests.integration.standin import write_inner, write_tree
+from tests.recipe import small
+from tests.recipe.fatbins import shared_object, unit
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "9.1.0+sm12x.1"
@@ -78,6 +80,13 @@ def test_a_wheel_of_our_version_comes_out_of_named_sources(
     extension.arch.restype = ctypes.c_char_p
     assert extension.inner() == 7
     assert extension.arch() == b"12.0,12.1"
+
+
+def test_what_each_extension_is_compiled_for_can_be_asked_afterwards(
+    build: Build, order: whole.Order
+) -> None:
+    build(order)
+    assert {n: len(b.steps) for n, b in native_whole.compiled_for(order.work).items()} == {"_C": 2}
 
 
 def test_a_build_of_everything_has_no_network(build: Build, order: whole.Order) -> None:
@@ -211,3 +220,46 @@ def test_a_disk_without_room_is_said_before_the_compile(
 
     with pytest.raises(MachineError, match="no room"):
         build(order)
+
+
+def commands(*archs: str) -> str:
+    """What CMake notes of one source that nvcc compiles."""
+    codes = " ".join(f"-gencode arch=compute_{one},code=sm_{one}" for one in archs)
+    entry = {
+        "file": "/tree/csrc/x.cu",
+        "output": "CMakeFiles/_C.dir/csrc/x.cu.o",
+        "command": f"nvcc {codes} -c /tree/csrc/x.cu",
+    }
+    return json.dumps([entry])
+
+
+@pytest.mark.parametrize("found", ["120f", "80", ""])
+def test_an_extension_without_the_code_that_was_asked_of_nvcc_is_refused(
+    tools: NativeEnv, tmp_path: Path, found: str
+) -> None:
+    folder = tmp_path / "build" / "temp.linux-x86_64-cpython-311"
+    folder.mkdir(parents=True)
+    (folder / "compile_commands.json").write_text(commands("80", "120f"), encoding="utf-8")
+    units = [unit(tmp_path / "gpu", (found,))] if found else []
+    wheel = tmp_path / "x.whl"
+    cargos = {"vllm/_rust_tool_parser.abi3.so": small.shared_object()}
+    wheel.write_bytes(small.make_wheel(cargos, binary=shared_object(*units)))
+    project = Project(root=ROOT, cache=tmp_path / "cache")
+
+    def check(asked: str) -> None:
+        builds = native_whole.compiled_for(tmp_path / "build")
+        native_whole.check_wheel(project, tools, (asked,), wheel, builds)
+
+    check("9.0")  # of which nvcc was told nothing
+    if found == "120f":
+        check("12.1")
+    else:
+        with pytest.raises(AuditError, match=r"vllm/_C\.abi3\.so .* for 12\.1\n") as error:
+            check("12.1")
+        assert error.value.next
+    assert list((project.cache / "tmp").iterdir()) == []
+
+
+def test_a_setup_that_leaves_no_list_of_compiles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="left no list"):
+        native_whole.compiled_for(tmp_path)

@@ -170,3 +170,17 @@ def test_what_does_not_compile_ends_with_5_and_no_wheel(
     assert done.status == 5
     assert "setup.py" in done.err
     assert list(shared.out.glob("*.whl")) == []
+
+
+def test_what_cannot_be_loaded_ends_with_6_and_no_wheel(
+    shared: World, cutlass: Repository, port: int, tmp_path: Path
+) -> None:
+    gone = '#define CUTLASS found_nowhere()\nextern "C" int found_nowhere();\n'
+    folder = write_headers(tmp_path / "unlinked", gone)
+
+    done = build(shared, "--sources", f"cutlass={folder}", port=port)
+
+    assert done.status == 6
+    assert "_C.abi3.so needs symbols that nothing has: found_nowhere" in done.err
+    assert done.next
+    assert list(shared.out.glob("*.whl")) == []
