@@ -7,6 +7,7 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,7 @@ exit codes: 0 done; 2 usage or config; 3 source missing or hash mismatch; 4 a pa
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(list(arguments))
+    end_as_interrupted()
     try:
         document = options.run(options, open_project())
     except RecipeError as error:
@@ -55,6 +57,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         emit(document)
     return status
+
+
+def end_as_interrupted() -> None:
+    """Take what CI and a closed terminal send as Ctrl-C: what we started is ended, too.
+
+    One that the caller has us ignore (nohup) stays ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def failed(options: argparse.Namespace, status: int, what: str, means: str, next: str) -> int:

@@ -71,7 +71,7 @@ def configure(env: NativeEnv, place: Place, arch_list: str) -> None:
     command = [env.tool("cmake"), "-S", str(place.tree), "-B", str(place.build), "-G", "Ninja"]
     command += [f"-D{name}={value}" for name, value in cache_entries(env, place).items()]
     try:
-        said = run.output(command, cwd=place.build, env=variables(env, place, arch_list))
+        said = run.output_together(command, cwd=place.build, env=variables(env, place, arch_list))
     except run.CommandFailed as error:
         raise stopped(error, place) from None
     (place.build / "configure.log").write_bytes(said)

@@ -10,16 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from recipe.errors import MachineError
 from recipe.log import say
 
 # Less than this free and a failed command is blamed on the disk before anything else.
 FULL_DISK_BYTES = 16 * 2**20
+# How long compilers may take to remove what they had half written when they are told to end.
+ENDING_SECONDS = 30
+# It reads to the end of a pipe that only this process holds the other end of.
+WATCH = 'read -r line; kill -s TERM -- "-$1"'
 
 
 class CommandFailed(Exception):
@@ -52,10 +57,21 @@ def output(
         capture_output=True,
         check=False,
     )
-    if finished.returncode != 0:
-        stderr = finished.stderr.decode(errors="replace")
-        raise CommandFailed(args, finished.returncode, stderr, finished.stdout)
-    return finished.stdout
+    return said(args, finished.returncode, finished.stdout, finished.stderr)
+
+
+def output_together(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> bytes:
+    """As `output`, for a command that writes into a folder which the next run uses."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with together(args, cwd=cwd, env={**os.environ, **env}, **streams) as process:
+        stdout, stderr = process.communicate()
+    return said(args, process.returncode, stdout, stderr)
+
+
+def said(args: Sequence[str], status: int, stdout: bytes, stderr: bytes) -> bytes:
+    if status != 0:
+        raise CommandFailed(args, status, stderr.decode(errors="replace"), stdout)
+    return stdout
 
 
 def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str]) -> int:
@@ -88,28 +104,53 @@ def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Measu
     say("+ " + shlex.join(args))
     sys.stderr.flush()
     start = time.monotonic()
-    process = subprocess.Popen(
-        args,
-        cwd=cwd,
-        env={**os.environ, **env},
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        process_group=0,  # so that all it started can be stopped, setup.py's ninja too
-    )
-    try:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": sys.stderr}
+    with together(args, cwd=cwd, env={**os.environ, **env}, **streams) as process:
         _, status, usage = os.wait4(process.pid, 0)
-    except BaseException:
-        # ninja stops its compilers and removes what they had half written
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-        raise
-    process.returncode = os.waitstatus_to_exitcode(status)
+        process.returncode = os.waitstatus_to_exitcode(status)
     return Measured(
         status=process.returncode,
         seconds=time.monotonic() - start,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_bytes=usage.ru_maxrss << 10,
     )
+
+
+@contextmanager
+def together(args: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command whose whole process group ends when the block fails, Ctrl-C included, and
+    when this process is killed: what went on alone would write where the next run works.
+
+    ninja ends its compilers when it is told to end; a watcher tells it where we can't any more.
+    """
+    process = subprocess.Popen(args, process_group=0, **how)
+    # In a group of its own as well, since whoever kills us may kill ours.
+    watcher = subprocess.Popen(
+        ["sh", "-c", WATCH, "sh", str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    )
+    try:
+        yield process
+    except BaseException:
+        end_group(process)
+        raise
+    finally:
+        watcher.kill()
+        watcher.communicate()
+
+
+def end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a group and wait until it is empty: its leader may be gone before those it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGTERM)
+        leader.wait()
+        patience = time.monotonic() + ENDING_SECONDS
+        while time.monotonic() < patience:
+            os.killpg(leader.pid, 0)
+            time.sleep(0.02)
 
 
 def feed(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:

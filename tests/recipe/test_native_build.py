@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import shutil
+import signal
 import subprocess
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ import pytest
 from recipe.compile import failed
 from recipe.jobs import killed_for_memory
 from tests.recipe.compiling import add_torch, fake_toolkit, make_compiling
+from tests.recipe.processes import MARK, marked, wait_for
 from tests.recipe.server import serve
 from tests.recipe.world import Done, World
 
@@ -221,20 +225,37 @@ def test_an_unknown_component_is_refused_before_anything_is_fetched(compiling: W
     assert len(compiling.index.asked) == asked
 
 
-def test_a_killed_compile_is_taken_up_where_it_was(compiling: World) -> None:
-    slow = "".join(f"static int f{i}(int a) {{ return a + {i}; }}\n" for i in range(200))
-    calls = " + ".join(f"f{i}(a)" for i in range(200))
-    text = f'{slow}extern "C" int answer(int a) {{ return {calls}; }}\n'.encode()
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_compile_leaves_no_compiler_and_is_taken_up_where_it_was(
+    compiling: World, tmp_path: Path, number: signal.Signals
+) -> None:
+    # The assembler waits for somebody to write into a pipe.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = BETTER + f'asm(".pushsection .rodata\\n.incbin \\"{pipe}\\"\\n.popsection");\n'.encode()
     replace_patch(compiling, {"csrc/_c/one.cpp": text}, "_C")
-    objects = compiling.cache / "native" / "work"
+    args = ("--native", "auto", "--no-test", "--compiler-cache", "none", "--jobs", "2")
+    out = ("--out", str(compiling.out))
+    objects = "native/work/*/build/CMakeFiles/_C.dir/csrc/_c/two.cpp.o"
 
-    compiling.kill_when(
-        lambda: list(objects.glob("*/build/CMakeFiles/_C.dir/csrc/_c/two.cpp.o")),
-        *("build", "--native", "auto", "--no-test", "--jobs", "1", "--out", str(compiling.out)),
+    process = compiling.start("build", *args, *out, env={MARK: str(tmp_path)})
+    assert wait_for(
+        lambda: list(compiling.cache.glob(objects)) and "one.cpp" in str(marked(str(tmp_path)))
     )
+    (finished,) = compiling.cache.glob(objects)
+    time.sleep(0.3)  # ninja writes down that it is finished
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
 
+    assert process.returncode == (130 if number == signal.SIGTERM else -9), err
+    assert wait_for(lambda: marked(str(tmp_path)) == [], 5), marked(str(tmp_path))
+    before = finished.stat().st_mtime_ns
     assert list(compiling.out.glob("*.whl")) == []
-    assert actions(good(compiling)) == {"_C": "rebuild", "_moe_C": "reuse"}
+    pipe.unlink()
+    pipe.write_bytes(b"what it waited for")
+    done = compiling.good("build", *args, *out, "--json")
+    assert actions(done.document) == {"_C": "rebuild", "_moe_C": "reuse"}
+    assert finished.stat().st_mtime_ns == before
 
 
 def test_a_disk_that_fills_during_a_compile_ends_with_8(compiling: World) -> None:
