@@ -5,8 +5,9 @@
 #
 # README.md, "On a build farm", has the arguments and what DIR holds.
 
-# Any Debian or Ubuntu with Python 3.11 or newer. Its CUDA toolkit is used if it is of the version
-# torch was built with; else NVIDIA's packages are. Pin it by digest: name@sha256:...
+# Any Debian or Ubuntu with Python 3.11 or newer; before Debian 13 and Ubuntu 24.04 there is no
+# rustup, so RUST must be empty. Its CUDA toolkit is used if it is of the version torch was built
+# with; else NVIDIA's packages are. Pin it by digest: name@sha256:...
 ARG BASE_IMAGE=nvidia/cuda:13.0.3-devel-ubuntu24.04
 
 # Inner sources by name; --build-context sources=DIR puts a folder in this stage's place.
@@ -16,10 +17,17 @@ WORKDIR /
 FROM ${BASE_IMAGE} AS tools
 # The toolchain that upstream's rust-toolchain.toml names (v0.22 and later); empty: no Rust.
 ARG RUST=1.95
-ENV RUSTUP_HOME=/opt/rust PATH=/opt/cargo/bin:$PATH
+# A base's own choice of a toolkit or of versions for pip was made for something else.
+ENV RUSTUP_HOME=/opt/rust CUDA_HOME= CUDA_PATH= PIP_CONSTRAINT=
 # Versions are the base image's: it is what is pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
+    && if [ -n "$RUST" ] && ! apt-cache show rustup >/dev/null 2>&1; then \
+        echo "error: this base image's distribution has no package rustup" >&2; \
+        echo "  next: --build-arg BASE_IMAGE=... with Debian 13 or Ubuntu 24.04 or newer, or" \
+            "--build-arg RUST= (v0.20, v0.21, or without --native all)" >&2; \
+        exit 8; \
+    fi \
     && apt-get install -y --no-install-recommends \
         ca-certificates ccache g++ git make perl python3 python3-dev python3-venv \
         ${RUST:+rustup} \
@@ -32,6 +40,8 @@ COPY --chown=10001:10001 . .
 
 # The same paths on every machine: nvcc's objects hold paths, and sccache's keys follow them.
 FROM tools AS build
+# What is cached holds programs of one kind of machine.
+ARG TARGETARCH
 ARG BASE=latest
 ARG ARCH="12.0;12.1"
 ARG NATIVE=all
@@ -44,14 +54,14 @@ ENV BASE=$BASE ARCH=$ARCH NATIVE=$NATIVE PLATFORM=$PLATFORM JOBS=$JOBS \
 
 # Without tests: for a machine that has no room for a test environment.
 FROM build AS build-untested
-RUN --mount=type=cache,target=/home/builder/.cache,uid=10001,gid=10001 \
+RUN --mount=type=cache,id=vllm-sm12x-$TARGETARCH,target=/home/builder/.cache,uid=10001,gid=10001 \
     --mount=type=bind,from=sources,target=/sources \
     --mount=type=secret,id=sccache,uid=10001,required=false \
     ./tools/image_build.sh --no-test
 
 # The wheel is put in its place only if its tests pass.
 FROM build AS build-tested
-RUN --mount=type=cache,target=/home/builder/.cache,uid=10001,gid=10001 \
+RUN --mount=type=cache,id=vllm-sm12x-$TARGETARCH,target=/home/builder/.cache,uid=10001,gid=10001 \
     --mount=type=bind,from=sources,target=/sources \
     --mount=type=secret,id=sccache,uid=10001,required=false \
     ./tools/image_build.sh

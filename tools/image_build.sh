@@ -3,11 +3,24 @@
 set -eu
 
 # Where the shared compiler cache is and what opens it: lines of NAME=value, as sccache reads them.
-# A secret's file is in no layer.
-if [ -f /run/secrets/sccache ]; then
-  set -a
-  . /run/secrets/sccache
-  set +a
+# A secret's file is in no layer. Values are taken as they stand: a shell would read $, & and ; in
+# a password.
+secret=${SCCACHE_SECRET:-/run/secrets/sccache}
+if [ -f "$secret" ]; then
+  number=0
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1))
+    case $line in '' | '#'*) continue ;; esac
+    name=${line%%=*}
+    case $name in
+      "$line" | '' | [0-9]* | *[!A-Za-z0-9_]*)
+        echo "error: line $number of the secret sccache isn't NAME=value" >&2
+        echo "  next: write plain lines without export or blanks around =" >&2
+        exit 2
+        ;;
+    esac
+    export "$name=${line#*=}"
+  done <"$secret"
 fi
 
 set -- "$@" --base "$BASE" --arch "$ARCH" --native "$NATIVE" --platform "$PLATFORM"

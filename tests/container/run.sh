@@ -49,12 +49,13 @@ if [[ -n ${SSL_CERT_FILE:-} ]]; then
 fi
 buildah "${storage[@]}" commit -q --rm "$container" sm12x-base
 
-options=()
+# Debian 12 has no rustup, which upstream's binaries don't need either.
+options=(--build-arg RUST=)
 # Archives that are there already, so that a rehearsal fetches nothing large.
 [[ -z $cache ]] || options+=(--volume "$cache/downloads:/home/builder/.cache/vllm-sm12x/downloads:ro")
 mkdir -p dist
 buildah "${storage[@]}" bud --layers=false --target untested --tag sm12x-wheel \
-  --build-arg BASE_IMAGE=localhost/sm12x-base --build-arg RUST= --build-arg NATIVE=none \
+  --build-arg BASE_IMAGE=localhost/sm12x-base --build-arg NATIVE=none \
   "${options[@]}" "$@" .
 mounted=$(buildah "${storage[@]}" from sm12x-wheel)
 cp "$(buildah "${storage[@]}" mount "$mounted")"/*.whl* dist/

@@ -7,6 +7,7 @@ import fnmatch
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -64,22 +65,30 @@ def test_the_image_gets_what_a_build_reads_and_no_more(path: str, wanted: bool) 
     assert kept(path) is wanted
 
 
+def program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
 def run_script(tmp_path: Path, extra: list[str], **variables: str) -> list[str]:
     """The words that the script gives to build.py, with a python3 that prints them."""
-    fake = tmp_path / "python3"
-    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
-    fake.chmod(0o755)
+    program(tmp_path / "python3", 'printf "%s\\n" "$@"')
+    return start_script(tmp_path, extra, variables).stdout.splitlines()
+
+
+def start_script(
+    tmp_path: Path, extra: list[str], variables: Mapping[str, str], *, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     told = {"BASE": "v0.33.0", "ARCH": "12.0;12.1", "NATIVE": "all", "PLATFORM": "auto"}
     empty = {"JOBS": "", "COMPILER_CACHE": "", "TEST_TORCH": ""}
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run(
+    return subprocess.run(
         [str(SCRIPT), *extra],
-        env=environment | told | empty | variables,
+        env={**environment, **told, **empty, **variables},
         capture_output=True,
         text=True,
-        check=True,
+        check=check,
     )
-    return done.stdout.splitlines()
 
 
 def test_what_is_not_given_is_left_to_build_py(tmp_path: Path) -> None:
@@ -112,3 +121,83 @@ def test_no_stage_that_builds_runs_as_root() -> None:
 
     assert tools.rindex("USER 10001:10001") > tools.rindex("RUN ")
     assert not any("USER" in stage for stage in stages if stage is not tools)
+
+
+def test_a_secret_is_read_and_not_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    password = f"p$HOME&a;touch {ran} `touch {ran}` 'q\" \\n#= "
+    secret = tmp_path / "cache.env"
+    text = f"# ours\n\nSCCACHE_REDIS_PASSWORD={password}\nSCCACHE_BUCKET=last"
+    secret.write_text(text, encoding="utf-8")
+    program(tmp_path / "python3", 'printf "%s\\n" "$SCCACHE_REDIS_PASSWORD" "$SCCACHE_BUCKET"')
+
+    done = start_script(tmp_path, [], {"SCCACHE_SECRET": str(secret)})
+
+    assert done.stdout == f"{password}\nlast\n"
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("line", ["export A=b", "A = b", "password", "=b", "1A=b"])
+def test_a_line_of_a_secret_that_names_nothing_is_refused_and_not_shown(
+    tmp_path: Path, line: str
+) -> None:
+    secret = tmp_path / "cache.env"
+    secret.write_text(f"A=b\n{line}\n", encoding="utf-8")
+
+    done = start_script(tmp_path, [], {"SCCACHE_SECRET": str(secret)}, check=False)
+
+    assert done.returncode == 2
+    assert "line 2 of the secret" in done.stderr
+    assert line not in done.stderr
+
+
+def install_tools(tmp_path: Path, *, packaged: bool, rust: str) -> tuple[int, str, str]:
+    """Run what the stage `tools` runs, with programs that write down what they were told."""
+    said = tmp_path / "said"
+    for name in ("apt-get", "rm", "rustup", "useradd"):
+        program(tmp_path / name, f'echo "{name} $*" >>{said}')
+    program(tmp_path / "apt-cache", f"exit {0 if packaged else 100}")
+    (text,) = re.findall(r"^RUN (apt-get .*?[^\\])\n", TEXT, re.M | re.S)
+    environment = {"PATH": str(tmp_path), "RUST": rust}
+    done = subprocess.run(
+        ["/bin/sh", "-c", text], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, said.read_text(encoding="utf-8"), done.stderr
+
+
+def test_rust_is_installed_where_the_distribution_has_it(tmp_path: Path) -> None:
+    status, said, _ = install_tools(tmp_path, packaged=True, rust="1.95")
+    assert status == 0
+    assert re.search(r"^apt-get install .* rustup$", said, re.M)
+    assert "rustup toolchain install --profile minimal 1.95\n" in said
+
+
+def test_a_distribution_without_rustup_is_told_before_anything_is_installed(
+    tmp_path: Path,
+) -> None:
+    status, said, errors = install_tools(tmp_path, packaged=False, rust="1.95")
+    assert status == 8
+    assert "RUST=" in errors
+    assert "BASE_IMAGE" in errors
+    assert "install" not in said
+
+
+def test_without_rust_no_rustup_is_needed(tmp_path: Path) -> None:
+    status, said, _ = install_tools(tmp_path, packaged=False, rust="")
+    assert status == 0
+    assert "rustup" not in said
+
+
+def test_a_bases_own_toolkit_and_constraints_are_not_taken_for_the_builds() -> None:
+    (line,) = re.findall(r"^ENV (RUSTUP_HOME.*)$", TEXT, re.M)
+    cleared = {word.removesuffix("=") for word in line.split() if word.endswith("=")}
+    assert cleared == {"CUDA_HOME", "CUDA_PATH", "PIP_CONSTRAINT"}
+    assert "/opt/cargo" not in TEXT
+
+
+def test_each_kind_of_machine_has_a_cache_of_its_own() -> None:
+    mounts = re.findall(r"--mount=type=cache,(\S+)", TEXT)
+    assert len(mounts) == 2
+    assert all("id=vllm-sm12x-$TARGETARCH" in mount.split(",") for mount in mounts)
+    (stage,) = re.findall(r"^FROM tools AS build\n(.*?)^FROM ", TEXT, re.M | re.S)
+    assert "ARG TARGETARCH\n" in stage
