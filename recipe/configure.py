@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,24 @@ from recipe import run
 from recipe.errors import CompileError
 from recipe.includes import Closure
 from recipe.native_env import NativeEnv
+from recipe.scratch import write_whole
 
+# What of a caller's environment would be in our objects and not in our keys: flags, folders that
+# compilers search, sources that upstream's CMake takes from a variable. GCC reads an empty
+# LIBRARY_PATH as the current folder, so they are taken out.
+COMPILERS = ("CC", "CXX", "CUDACXX", "CUDAHOSTCXX", "NVCC_CCBIN", "CUDA_PATH", "CUDA_BIN_PATH")
+FLAGS = ("CFLAGS", "CXXFLAGS", "CPPFLAGS", "CUDAFLAGS", "LDFLAGS", "CUDAARCHS")
+NVCC_FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS")
+SEARCHED = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH")
+UPSTREAMS = (
+    "PYTHONPATH",
+    "DEEPGEMM_PYTHON_INTERPRETERS",
+    "TORCH_NIGHTLY",
+    "VLLM_KERNEL_SYMBOL_MAP",
+)
+CALLERS = (*COMPILERS, *FLAGS, *NVCC_FLAGS, *SEARCHED, *UPSTREAMS)
+CALLERS_OWN = re.compile(r"CMAKE_\w+|FETCHCONTENT_\w+|\w+_SRC_DIR")
+MADE_BY = "made-by.json"
 GENCODE = re.compile(r"code=(?:\[)?([a-z0-9_,]+)")
 
 
@@ -67,7 +85,7 @@ class Place:
 
 def configure(env: NativeEnv, place: Place, arch_list: str) -> None:
     """Write `place.build`; CompileError with CMake's last lines if it stops."""
-    place.build.mkdir(parents=True, exist_ok=True)
+    clear_of_others(env, place.build)
     command = [env.tool("cmake"), "-S", str(place.tree), "-B", str(place.build), "-G", "Ninja"]
     command += [f"-D{name}={value}" for name, value in cache_entries(env, place).items()]
     try:
@@ -75,6 +93,17 @@ def configure(env: NativeEnv, place: Place, arch_list: str) -> None:
     except run.CommandFailed as error:
         raise stopped(error, place) from None
     (place.build / "configure.log").write_bytes(said)
+
+
+def clear_of_others(env: NativeEnv, build: Path) -> None:
+    """Make the build folder, anew if it is another compiler's: CMake keeps the one it found first,
+    and ninja the objects that it made."""
+    made = json.dumps([env.identity, dict(env.told)]).encode()
+    marker = build / MADE_BY
+    if marker.exists() and marker.read_bytes() != made:
+        shutil.rmtree(build)
+    build.mkdir(parents=True, exist_ok=True)
+    write_whole(marker, made)
 
 
 def cache_entries(env: NativeEnv, place: Place) -> dict[str, str]:
@@ -99,18 +128,18 @@ def cache_entries(env: NativeEnv, place: Place) -> dict[str, str]:
     return entries
 
 
-def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str]:
-    """The environment of CMake and of the compilers."""
+def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str | None]:
+    """The environment of CMake and of the compilers; None takes a variable out."""
     path = [str(env.folder / "bin"), str(env.toolkit.root / "bin"), os.environ.get("PATH", "")]
+    own = [name for name in os.environ if CALLERS_OWN.fullmatch(name)]
     return {
+        **dict.fromkeys((*CALLERS, *own)),
         "PATH": os.pathsep.join(path),
         "CUDA_HOME": str(env.toolkit.root),
         # Where torch's FindCUDA looks for the libraries of another machine.
         "CUDA_TOOLKIT_ROOT": str(env.toolkit.root),
         "TORCH_CUDA_ARCH_LIST": arch_list,
-        # A caller's flags would be in our objects and not in our keys.
-        **dict.fromkeys(("CFLAGS", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS", "CMAKE_ARGS"), ""),
-        **dict.fromkeys(("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "PYTHONPATH"), ""),
+        **env.told,
         **place.inner,
     }
 
@@ -196,6 +225,7 @@ class Shorten:
             **{str(site): "packages" for site in env.sites},
             str(env.folder): "tools",
             str(env.interpreter_home): "python",
+            **{path: Path(path).name for path in env.told.values()},
         }
         self.drop = f"{place.launcher} " if place.launcher else ""
         # The longest first: a build folder may lie inside of another.

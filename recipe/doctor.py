@@ -121,14 +121,14 @@ def cache(project: Project) -> Finding:
 def compiler(project: Project) -> Finding:
     """The C++ compiler; it is a fault if the newest release that is known wants a newer GCC."""
     try:
-        said, found = host_compiler.compiler_version(), host_compiler.gcc_version()
-    except MachineError as error:
+        said, found = host_compiler.identity(), host_compiler.gcc_version(host_compiler.chosen())
+    except RecipeError as error:
         return Finding(
             name="compiler",
             good=False,
             detail=error.what,
             needed_by=COMPILES,
-            next="apt-get install g++, or build with --native none",
+            next=error.next,
         )
     wanted = wanted_compilers(project)
     refusing = {tag: gcc for tag, gcc in wanted.items() if found is not None and found < gcc}
@@ -141,7 +141,8 @@ def compiler(project: Project) -> Finding:
         good=not tags or tags[-1] != list(wanted)[-1],
         detail=said + old + unread,
         needed_by=COMPILES,
-        next=f"install a newer g++ and make it c++, or build {' '.join(tags)} with --native none",
+        next="install a newer g++ and name it, CXX=g++-N python build.py ..., or build "
+        f"{' '.join(tags)} with --native none",
     )
 
 

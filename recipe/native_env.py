@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from pathlib import Path
 
-from recipe import toolkit
+from recipe import host_compiler, toolkit
 from recipe.config import Base, Project
 from recipe.environment import (
     QUIET_PIP,
@@ -28,7 +28,6 @@ from recipe.environment import (
     step,
 )
 from recipe.errors import MachineError
-from recipe.host_compiler import compiler_version
 from recipe.target import Target, cmake_entries, library_folders, this_machine
 
 COMPILE = Purpose(
@@ -46,7 +45,7 @@ class NativeEnv:
     """folder: CMake, ninja and what else the build calls. shelf: the environment with torch.
 
     python: major.minor. compiler: the C++ compiler's own words for itself. target: the machine
-    that is compiled for, None for this one.
+    that is compiled for, None for this one. told: the variables that name the compiler.
     """
 
     folder: Path
@@ -56,6 +55,7 @@ class NativeEnv:
     toolkit: toolkit.Toolkit
     compiler: str
     target: Target | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[Path, Path]:
@@ -122,7 +122,7 @@ def native_env(
     project: Project, base: Base, interpreter: str, python: str, *, offline: bool
 ) -> NativeEnv:
     """The build environment of a base; made in the cache if it isn't there."""
-    compiler = compiler_version()
+    compiler, told = host_compiler.identity(), host_compiler.told()
     shelf = torch_shelf(project, base, interpreter, python, offline=offline)
     requires = torch_requires(site_packages(shelf))
     check_torch(base, site_packages(shelf))
@@ -151,6 +151,7 @@ def native_env(
         torch=base.torch,
         toolkit=found,
         compiler=compiler,
+        told=told,
     )
 
 

@@ -237,7 +237,7 @@ def env_for(project: Project, plan: Plan, options: NativeOptions, *, offline: bo
     interpreter, version = find_python(plan.base, options.python)
     target = target_of(plan.machine)
     cmake = store_of(project).read(plan.applied.head, "CMakeLists.txt").decode()
-    check_gcc(cmake, plan.base.tag, target.tool("g++") if target else "c++")
+    check_gcc(cmake, plan.base.tag, target.tool("g++") if target else None)
     if target is None:
         return native_env(project, plan.base, interpreter, version, offline=offline)
     return cross_env(project, plan.base, target, interpreter, version, offline=offline)

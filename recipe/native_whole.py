@@ -43,7 +43,7 @@ def whole(project: Project, env: NativeEnv, job: Job, version: str) -> WholeBuil
     inner = inner_sources(project, job.applied.head, request_for(job, targets))
     crates = job.given.named.get(CRATES) or job.given.offered.get(CRATES)
     native = project.cache / "native"
-    text = json.dumps([str(env.folder), job.arch_list, "all"])
+    text = json.dumps([str(env.folder), job.arch_list, "all", *env.told.values()])
     work = native / "work" / f"{job.base.tag}-{hashlib.sha256(text.encode()).hexdigest()[:8]}-all"
     with (
         hold(project.cache / "locks" / f"native-{work.name}.lock", f"the build of {work.name}"),

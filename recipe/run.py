@@ -60,10 +60,17 @@ def output(
     return said(args, finished.returncode, finished.stdout, finished.stderr)
 
 
-def output_together(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> bytes:
+def changed(env: Mapping[str, str | None]) -> dict[str, str]:
+    """Our environment with these variables set, or taken out where they are None: an empty
+    LIBRARY_PATH means the current folder to GCC."""
+    merged = {**os.environ, **env}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def output_together(args: Sequence[str], *, cwd: Path, env: Mapping[str, str | None]) -> bytes:
     """As `output`, for a command that writes into a folder which the next run uses."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with together(args, cwd=cwd, env={**os.environ, **env}, **streams) as process:
+    with together(args, cwd=cwd, env=changed(env), **streams) as process:
         stdout, stderr = process.communicate()
     return said(args, process.returncode, stdout, stderr)
 
@@ -99,13 +106,13 @@ class Measured:
     peak_bytes: int
 
 
-def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Measured:
+def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str | None]) -> Measured:
     """As `show`, and what it took: the kernel sums it up for the command and all it started."""
     say("+ " + shlex.join(args))
     sys.stderr.flush()
     start = time.monotonic()
     streams = {"stdin": subprocess.DEVNULL, "stdout": sys.stderr}
-    with together(args, cwd=cwd, env={**os.environ, **env}, **streams) as process:
+    with together(args, cwd=cwd, env=changed(env), **streams) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     return Measured(

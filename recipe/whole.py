@@ -120,7 +120,7 @@ def setup(work: Path, wheels: Path) -> list[str]:
 
 def environ(
     env: NativeEnv, order: Order, count: int, cache: CompilerCache | None
-) -> dict[str, str]:
+) -> dict[str, str | None]:
     """What setup.py, CMake, cargo and the compilers are told."""
     entries = cache_entries(env, order.place, cache)
     return variables(env, order.place, order.arch_list) | {

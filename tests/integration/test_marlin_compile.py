@@ -7,7 +7,6 @@ machine has none. Upstream's own tree gives the same source sm_80 code and PTX.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe import run
 from recipe.arch import Verdict, parse
 from recipe.config import Bases, Project
 from recipe.configure import Build, Place, configure, read_builds, variables
@@ -85,7 +85,7 @@ def test_a_marlin_source_compiles_to_code_that_both_chips_run(bench: Bench, tmp_
     target = f"CMakeFiles/{COMPONENT}.dir/{SOURCE}.o"
     env = variables(bench.env, bench.place, bench.job.arch_list)
     command = [bench.env.tool("ninja"), "-C", str(bench.place.build), target]
-    subprocess.run(command, env={**os.environ, **env}, check=True)
+    subprocess.run(command, env=run.changed(env), check=True)
     library = tmp_path / "_marlin.so"
     linked = ["c++", "-shared", "-o", str(library), str(bench.place.build / target)]
     subprocess.run(linked, check=True)
