@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recipe import jobs, run
 from recipe.compiler_cache import CompilerCache, Hits, hits
-from recipe.configure import Place, variables
+from recipe.configure import Place, temporaries, variables
 from recipe.errors import CompileError, MachineError
 from recipe.native_env import NativeEnv
 from recipe.symbols import readelf
@@ -46,12 +46,14 @@ def compile_components(
     readelf()  # what comes out is checked with it, and a compile takes hours
     peak = jobs.peak_of(peaks, components)
     count, why = jobs.choose_jobs(asked_jobs, jobs.processors(), jobs.free_memory(), peak)
-    environment = variables(env, place, arch_list) | (cache.variables if cache else {})
+    environment = variables(env, place, arch_list) | temporaries(place)
+    environment |= cache.variables if cache else {}
     command = [env.tool("ninja"), "-C", str(place.build), f"-j{count}", *components]
     killed = jobs.killed_for_memory()
     took = run.measured(command, cwd=place.build, env=environment)
     if took.status != 0:
-        raise failed(place.build, f"{', '.join(components)} doesn't compile", count, killed)
+        what = f"{', '.join(components)} doesn't compile"
+        raise failed(place.build, what, count, killed, no_room=took.no_room)
     # A run from the cache says nothing of nvcc, nor does one whose compilers a server starts.
     if took.peak_bytes and took.cpu_seconds > 60 and not (cache and cache.serves):
         jobs.remember_peak(peaks, components, took.peak_bytes)
@@ -98,8 +100,13 @@ def in_wheel(path: str, env: NativeEnv) -> str:
     return f"{path.removesuffix('so')}{env.target.soabi(env.python)}.so"
 
 
-def failed(folder: Path, what: str, count: int, killed_before: int) -> CompileError | MachineError:
-    """Why a compile in `folder` stopped: no memory, no disk, or the sources (`what`)."""
+def failed(
+    folder: Path, what: str, count: int, killed_before: int, *, no_room: bool
+) -> CompileError | MachineError:
+    """Why a compile in `folder` stopped: no memory, no disk, or the sources (`what`).
+
+    no_room: whether a compiler said that a disk is full.
+    """
     kept = "What was compiled is kept; the next run goes on from there."
     if jobs.killed_for_memory() > killed_before:
         return MachineError(
@@ -107,7 +114,7 @@ def failed(folder: Path, what: str, count: int, killed_before: int) -> CompileEr
             means=kept,
             next=f"the same command with --jobs {max(1, count // 2)}",
         )
-    if run.is_full(folder):
+    if no_room or run.is_full(folder):
         return run.disk_full(folder, "a compile stopped")
     return CompileError(
         what,

@@ -88,8 +88,9 @@ def configure(env: NativeEnv, place: Place, arch_list: str) -> None:
     clear_of_others(env, place.build)
     command = [env.tool("cmake"), "-S", str(place.tree), "-B", str(place.build), "-G", "Ninja"]
     command += [f"-D{name}={value}" for name, value in cache_entries(env, place).items()]
+    environment = variables(env, place, arch_list) | temporaries(place)
     try:
-        said = run.output_together(command, cwd=place.build, env=variables(env, place, arch_list))
+        said = run.output_together(command, cwd=place.build, env=environment)
     except run.CommandFailed as error:
         raise stopped(error, place) from None
     (place.build / "configure.log").write_bytes(said)
@@ -139,9 +140,20 @@ def variables(env: NativeEnv, place: Place, arch_list: str) -> dict[str, str | N
         # Where torch's FindCUDA looks for the libraries of another machine.
         "CUDA_TOOLKIT_ROOT": str(env.toolkit.root),
         "TORCH_CUDA_ARCH_LIST": arch_list,
+        # The system's words for a full disk are looked for in what they say.
+        "LC_ALL": "C.UTF-8",
         **env.told,
         **place.inner,
     }
+
+
+def temporaries(place: Place) -> dict[str, str]:
+    """An empty folder beside the objects for what compilers write besides them: the room for it is
+    the work folder's, and what killed ones left goes with the next start."""
+    folder = place.build / "tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return {"TMPDIR": str(folder)}
 
 
 def read_builds(env: NativeEnv, place: Place, known: Iterable[str] = ()) -> dict[str, Build]:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +25,9 @@ from recipe.log import say
 FULL_DISK_BYTES = 16 * 2**20
 # How long compilers may take to remove what they had half written when they are told to end.
 ENDING_SECONDS = 30
+# How long a command that has ended may still be heard: a server that it started may keep its pipe.
+LISTENING_SECONDS = 10
+NO_ROOM = tuple(os.strerror(number).encode() for number in (errno.ENOSPC, errno.EDQUOT))
 # It reads to the end of a pipe that only this process holds the other end of.
 WATCH = 'read -r line; kill -s TERM -- "-$1"'
 
@@ -98,12 +103,13 @@ def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str]
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """A finished command: seconds of the clock and of all processors, and the most memory that one
-    of its processes held, in bytes."""
+    of its processes held, in bytes. no_room: whether one of them said that a disk is full."""
 
     status: int
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    no_room: bool = False
 
 
 def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str | None]) -> Measured:
@@ -111,16 +117,38 @@ def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str | None]) -
     say("+ " + shlex.join(args))
     sys.stderr.flush()
     start = time.monotonic()
-    streams = {"stdin": subprocess.DEVNULL, "stdout": sys.stderr}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with together(args, cwd=cwd, env=changed(env), **streams) as process:
+        assert process.stdout is not None
+        heard = Listener(process.stdout)
+        heard.start()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+        heard.join(LISTENING_SECONDS)
     return Measured(
         status=process.returncode,
         seconds=time.monotonic() - start,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_bytes=usage.ru_maxrss << 10,
+        no_room=heard.no_room,
     )
+
+
+class Listener(threading.Thread):
+    """Hands on to stderr what a command says, and notes the system's words for a full disk: a
+    compiler removes what it had half written, so there may be room again when it has ended."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.stream = stream
+        self.no_room = False
+
+    def run(self) -> None:
+        with self.stream:
+            for line in self.stream:
+                sys.stderr.write(line.decode(errors="replace"))
+                sys.stderr.flush()
+                self.no_room = self.no_room or any(words in line for words in NO_ROOM)
 
 
 @contextmanager

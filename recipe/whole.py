@@ -16,7 +16,7 @@ from pathlib import Path
 from recipe import jobs, run, rust
 from recipe.compile import failed
 from recipe.compiler_cache import CompilerCache, Hits, hits
-from recipe.configure import Place, variables
+from recipe.configure import Place, temporaries, variables
 from recipe.errors import CompileError, MachineError, SourceError
 from recipe.native_env import NativeEnv
 from recipe.wheel import DATE_SECONDS
@@ -89,7 +89,7 @@ def build_whole(
     frontend = rust.prepare(order.tree, order.work, order.crates, offline=offline)
     peak = jobs.peak_of(peaks, PEAK)
     count, why = jobs.choose_jobs(asked_jobs, jobs.processors(), jobs.free_memory(), peak)
-    environment = environ(env, order, count, cache) | frontend
+    environment = environ(env, order, count, cache) | temporaries(order.place) | frontend
     prefix, network = alone()
     wheels = order.work / "wheel"
     shutil.rmtree(wheels, ignore_errors=True)
@@ -97,7 +97,8 @@ def build_whole(
     command = [*prefix, env.tool("python"), *setup(order.work, wheels)]
     took = run.measured(command, cwd=order.tree, env=environment)
     if took.status != 0:
-        raise failed(order.work, f"setup.py of {order.tree} stops", count, killed)
+        what = f"setup.py of {order.tree} stops"
+        raise failed(order.work, what, count, killed, no_room=took.no_room)
     # Where a server compiles, its compilers are not among the processes that were measured.
     if took.cpu_seconds > 60 and not (cache and cache.serves):
         jobs.remember_peak(peaks, PEAK, took.peak_bytes)

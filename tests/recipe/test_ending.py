@@ -98,3 +98,23 @@ def test_a_signal_that_the_caller_has_ignored_stays_ignored(tmp_path: Path) -> N
     script += "import os; os.kill(os.getpid(), signal.SIGHUP)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "no_room"),
+    [("as: can't write x.o: No space left on device", True), ("error: no such type", False)],
+)
+def test_a_full_disk_is_heard_in_what_a_command_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: str, no_room: bool
+) -> None:
+    took = run.measured(["sh", "-c", f'echo "{said}" >&2; exit 1'], cwd=tmp_path, env={})
+    assert (took.status, took.no_room) == (1, no_room)
+    assert f"{said}\n" in capsys.readouterr().err
+
+
+def test_a_server_that_keeps_the_pipe_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LISTENING_SECONDS", 0.2)
+    took = run.measured(["sh", "-c", "sleep 7.25 & exit 0"], cwd=tmp_path, env={})
+    assert took.seconds < 5

@@ -20,6 +20,7 @@ import pytest
 
 from recipe.compile import failed
 from recipe.jobs import killed_for_memory
+from recipe.run import FULL_DISK_BYTES
 from tests.recipe.compiling import add_torch, fake_toolkit, make_compiling
 from tests.recipe.processes import MARK, marked, wait_for
 from tests.recipe.server import serve
@@ -273,6 +274,35 @@ def test_a_disk_that_fills_during_a_compile_ends_with_8(compiling: World) -> Non
     assert actions(good(compiling)) == {"_C": "rebuild", "_moe_C": "reuse"}
 
 
+def test_a_disk_that_has_room_again_when_the_compiler_has_ended_was_full(
+    compiling: World,
+) -> None:
+    """The assembler removes the object that it couldn't write."""
+    larger = b"char large[96 << 20] = {1};\n" + BETTER
+    replace_patch(compiling, {"csrc/_c/one.cpp": larger}, "_C")
+    disk = compiling.cache / "native"
+    disk.mkdir()
+    with small_disk(disk, mib=64):
+        done = build(compiling, "--compiler-cache", "none")
+        assert shutil.disk_usage(disk).free > FULL_DISK_BYTES
+    assert done.status == 8, done.err
+    assert f"no room on the disk of {disk}" in done.err
+
+
+def test_what_compilers_write_besides_objects_lies_in_the_work_folder(
+    compiling: World, tmp_path: Path
+) -> None:
+    seen = tmp_path / "seen"
+    compiler = tmp_path / "g++-ours"
+    compiler.write_text(f'#!/bin/sh\necho "$TMPDIR" >>{seen}\nexec g++ "$@"\n', encoding="utf-8")
+    compiler.chmod(0o755)
+    env = {"CXX": str(compiler), "TMPDIR": "/no/such/folder"}
+    done = compiling.build("--native", "auto", "--compiler-cache", "none", env=env)
+    assert done.status == 0, done.err
+    (work,) = compiling.cache.glob("native/work/*")
+    assert f"{work}/build/tmp" in seen.read_text(encoding="utf-8").splitlines()
+
+
 @contextmanager
 def small_disk(folder: Path, *, mib: int) -> Iterator[None]:
     options = ["-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
@@ -286,9 +316,9 @@ def small_disk(folder: Path, *, mib: int) -> Iterator[None]:
 
 def test_a_compiler_that_the_kernel_killed_is_told_from_bad_sources(tmp_path: Path) -> None:
     before = killed_for_memory()
-    short = failed(tmp_path, "_C doesn't compile", 4, before - 1)
+    short = failed(tmp_path, "_C doesn't compile", 4, before - 1, no_room=False)
     assert (short.exit_code, short.next) == (8, "the same command with --jobs 2")
-    assert failed(tmp_path, "_C doesn't compile", 4, before).exit_code == 5
+    assert failed(tmp_path, "_C doesn't compile", 4, before, no_room=False).exit_code == 5
 
 
 def test_a_plan_measures_once_the_build_environment_is_there(compiling: World) -> None:
