@@ -10,6 +10,7 @@ function of every pinned base beside ours.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,6 +37,8 @@ TRAP_GONE = Version("0.22")
 FAMILY = "12.0f"
 # The overlay's file that puts 12.1 back into the list, where it is asked for by its suffix.
 RESTORED = "sm12x_archs.cmake"
+# Each list of kernels says by itself which PTX is made of it.
+DROPPED = "; +PTX is dropped: upstream's CMake makes PTX where a kernel's own list names it"
 DEVICES = {"12.0": "RTX PRO 6000, RTX 5090", "12.1": "DGX Spark GB10"}
 
 
@@ -77,7 +80,7 @@ def read_list(text: str) -> tuple[str, ...]:
     if unknown or not asked:
         raise UsageError(
             f"--arch {text!r}: no such architecture: {', '.join(unknown) or '(nothing named)'}",
-            means=f"Known: {' '.join(KNOWN)}, each with +PTX if wanted.",
+            means=f"Known: {' '.join(KNOWN)}. A +PTX after one means nothing to upstream's CMake.",
             next="python build.py --arch '12.0;12.1'   # RTX PRO 6000 and 5090; DGX Spark",
         )
     return asked
@@ -131,7 +134,8 @@ def plan(asked: tuple[str, ...], cmake: str, cuda: str, version: Version) -> Arc
             continue
         best = best_of(compiled, capability)
         kept = ";".join(compiled) or "nothing"
-        why = f"a compile with CUDA {cuda} keeps {kept} of {';'.join(asked)}: {RULES[best]}"
+        why = f"a compile with CUDA {cuda} keeps {kept} of {';'.join(asked)}: "
+        why += rule(best, capability, compiled) + (DROPPED if plain != asked else "")
         of_family = best_of(family, capability)
         if family and of_family in (Verdict.PTX, Verdict.NONE):
             why += f"; but lists that name {FAMILY} become {';'.join(family)}: {RULES[of_family]}"
@@ -166,6 +170,14 @@ RULES = {
     Verdict.AT_RUN_TIME: "compiled at run time from sources that are in the wheel",
     Verdict.NO_GPU_CODE: "no GPU code",
 }
+
+
+def rule(verdict: Verdict, capability: str, compiled: Iterable[str]) -> str:
+    """The rule behind a device's verdict on code that is compiled for these architectures."""
+    least = min((p for p in compiled if serves(p, capability) == Verdict.FAMILY), default=FAMILY)
+    if verdict != Verdict.FAMILY or least == FAMILY:
+        return RULES[verdict]
+    return f"family code ({least}), which {least[:-1]} and later chips of its family run"
 
 
 def meant(asked: str, capability: str) -> bool:

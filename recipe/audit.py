@@ -160,7 +160,7 @@ def judged(
     """elsewhere: families that some component of the wheel serves."""
     major = arch.major(capability)
     verdict = code.verdict(capability)
-    why, fails = arch.RULES[verdict].partition(";")[0], ""
+    why, fails = arch.rule(verdict, capability, code.targets(Kind.SASS)).partition(";")[0], ""
     if verdict == Verdict.NONE:
         if code.run_time:
             why = f"its kernels are compiled at run time, for {' and '.join(code.run_time)} only"

@@ -45,10 +45,11 @@ include("{functions}")
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What a base's CMake says: the whole CMakeLists.txt, and the one function."""
+    """What a base's CMake says: CMakeLists.txt, cmake/utils.cmake, and the one function of it."""
 
     version: Version
     cmake: str
+    utils: str
     function: str
 
 
@@ -58,16 +59,18 @@ def release(real: Checkout, bases: Bases, request: pytest.FixtureRequest) -> Rel
     base = bases.find(request.param)
     commit = from_sdist(project, base, offline=False).commit
     store = store_of(project)
+    utils = store.read(commit, "cmake/utils.cmake").decode()
     return Release(
         version=base.version,
         cmake=store.read(commit, "CMakeLists.txt").decode(),
-        function=function_text(store.read(commit, "cmake/utils.cmake").decode()),
+        utils=utils,
+        function=function_text(utils),
     )
 
 
-def function_text(text: str) -> str:
+def function_text(text: str, name: str = "cuda_archs_loose_intersection") -> str:
     found = re.search(
-        r"^(?:function|macro)\(cuda_archs_loose_intersection.*?^end(?:function|macro)\(\)$",
+        rf"^(?:function|macro)\({name}.*?^end(?:function|macro)\(\)$",
         text,
         re.DOTALL | re.MULTILINE,
     )
@@ -159,3 +162,22 @@ def test_the_toolkits_list_is_upstreams_own(release: Release, tmp_path: Path) ->
             encoding="utf-8",
         )
         assert run_cmake(script) == [";".join(supported(release.cmake, cuda))], cuda
+
+
+def test_a_request_for_ptx_is_dropped_as_upstream_drops_it(
+    release: Release, tmp_path: Path
+) -> None:
+    """torch's flags for 12.0+PTX, read back by upstream's own function: nothing of PTX is left."""
+    names = ("string_to_ver", "extract_unique_cuda_archs_ascending")
+    script = tmp_path / "flags.cmake"
+    flags = [f"-gencode arch=compute_120,code={code}" for code in ("sm_120", "compute_120")]
+    script.write_text(
+        "\n".join(function_text(release.utils, name) for name in names)
+        + f"""
+set(FLAGS "{";".join(flags)}")
+extract_unique_cuda_archs_ascending(OUT "${{FLAGS}}")
+message(NOTICE "answer:${{OUT}}")
+""",
+        encoding="utf-8",
+    )
+    assert run_cmake(script) == ["12.0"]

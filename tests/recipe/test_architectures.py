@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from packaging.version import Version
 
-from recipe.arch import Verdict, parse, plan, supported
+from recipe.arch import Verdict, parse, plan, serves, supported
 from recipe.errors import ConfigError, UsageError
 from tests.recipe import small
 from tests.recipe.world import World
@@ -104,6 +104,30 @@ def test_sm_121_itself_is_compiled_for_where_it_is_named(
 ) -> None:
     made = plan(parse(asked), RESTORED, "13.0", Version("0.33.0"))
     assert {d.capability: d.verdict for d in made.devices} == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("12.0f", "family code, which both SM12x chips run"),
+        # sm_121f doesn't run on 12.0.
+        ("12.1f", "family code (12.1f), which 12.1 and later chips of its family run"),
+    ],
+)
+def test_family_code_is_said_to_run_where_it_does(asked: str, said: str) -> None:
+    made = plan(parse(asked), RESTORED, "13.0", Version("0.33.0"))
+    assert all(d.why.endswith(f" of {asked}: {said}") for d in made.devices)
+    assert (serves(asked, "12.0") == Verdict.FAMILY) == ("both" in said)
+
+
+def test_a_request_for_ptx_is_said_to_be_dropped() -> None:
+    made = plan(parse("12.0+PTX;12.1"), CMAKE, "13.0", Version("0.33.0"))
+    assert made.compiled == ("12.0",)
+    assert all("; +PTX is dropped: upstream's CMake makes PTX" in d.why for d in made.devices)
+    assert "PTX" not in plan(parse("12.0"), CMAKE, "13.0", Version("0.33.0")).devices[0].why
+    with pytest.raises(UsageError) as caught:
+        parse("12.7")
+    assert "if wanted" not in caught.value.means
 
 
 def test_code_for_sm_121_that_would_trap_is_refused() -> None:
