@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform as machine_info
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
@@ -18,7 +19,7 @@ from packaging.utils import parse_wheel_filename
 from recipe.component_store import sha256_of
 from recipe.config import Base, Bases, Project
 from recipe.download import fetch
-from recipe.errors import AuditError, TestsFailed
+from recipe.errors import AuditError, MachineError, TestsFailed
 from recipe.lock import hold
 from recipe.log import Log
 from recipe.native import Component
@@ -126,9 +127,10 @@ def computed_tag(project: Project, plan: Plan, published: Path, native: Native) 
 
 def choose_tag(asked: str | None, computed: str) -> str:
     """The computed tag, or a stricter one that was asked for."""
+    least = glibc(computed)
     if asked is None or asked == computed:
         return computed
-    if glibc(asked) < glibc(computed):
+    if glibc(asked) < least:
         raise AuditError(
             f"--platform {asked}: the shared objects need {computed}",
             means="pip would install the wheel where it can't be loaded.",
@@ -138,8 +140,17 @@ def choose_tag(asked: str | None, computed: str) -> str:
 
 
 def glibc(tag: str) -> tuple[int, int]:
-    parts = tag.split("_")
-    return int(parts[1]), int(parts[2])
+    """(2, 28) of ``manylinux_2_28_x86_64``; MachineError for a tag that promises no glibc."""
+    found = re.match(r"manylinux_(\d+)_(\d+)_", tag)
+    if found is None:
+        raise MachineError(
+            f"auditwheel has no manylinux tag for the compiled extensions, only {tag}",
+            means="They need symbols of a glibc or libstdc++ newer than any it knows, most often "
+            "this machine's own: pip would install the wheel where it can't be loaded.",
+            next="compile on an older distribution, such as the image of the Dockerfile: "
+            "docker build --output dist . ; or take upstream's binaries: --native none",
+        )
+    return int(found[1]), int(found[2])
 
 
 def assemble(
