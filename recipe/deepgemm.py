@@ -49,7 +49,7 @@ class DeepGemm:
     carried: the commit that is in it. pinned: the one that a compile takes. sm12x of each: whether
     it has kernels for 12.x, None if that isn't known. problems: why vLLM can't use the pinned one;
     None where it can't be told. at_hand: whether its source is there without asking anybody.
-    if_fetched: whether it is compiled if that can be fetched.
+    if_fetched: whether it is compiled if that can be fetched. kept: why it isn't compiled.
     """
 
     carried: str
@@ -59,6 +59,7 @@ class DeepGemm:
     problems: tuple[str, ...] | None
     at_hand: bool
     if_fetched: bool = False
+    kept: str = ""
 
 
 @cache
@@ -194,14 +195,17 @@ def sm12x(known: Known | None) -> bool | None:
 
 
 def settled(
-    deepgemm: DeepGemm, rebuilt: Collection[str], unfetched: Collection[str] = ()
+    deepgemm: DeepGemm,
+    rebuilt: Collection[str],
+    unfetched: Collection[str] = (),
+    kept: str = "",
 ) -> DeepGemm:
     """The same for a wheel some of whose components are compiled here, and some if their sources
-    can be fetched."""
+    can be fetched. kept: why this one isn't, although it is stale."""
     if COMPONENT in unfetched:
         return replace(deepgemm, if_fetched=True)
     if COMPONENT not in rebuilt:
-        return deepgemm
+        return replace(deepgemm, kept=kept)
     return replace(deepgemm, carried=deepgemm.pinned, carried_sm12x=deepgemm.pinned_sm12x)
 
 
@@ -254,6 +258,8 @@ def as_lines(deepgemm: DeepGemm) -> list[str]:
             f"  if its source can be fetched, {deepgemm.pinned[:9]} is compiled; "
             "else the published one is kept"
         )
+    elif deepgemm.kept:
+        lines.append(f"  the published one is kept: {deepgemm.kept}")
     elif deepgemm.carried != deepgemm.pinned and not deepgemm.at_hand:
         lines.append(
             "  its source isn't at hand (--sources deepgemm=PATH): the published one is kept"

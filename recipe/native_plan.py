@@ -8,7 +8,7 @@ the asked devices, nothing needs to be measured. Else upstream's CMake is asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from recipe.arch import DEVICES, Verdict
 from recipe.expected_code import by_design
@@ -24,11 +24,12 @@ SERVED = frozenset({Verdict.AT_RUN_TIME, Verdict.NO_GPU_CODE})
 @dataclass(frozen=True, kw_only=True)
 class Settled:
     """measured: whether CMake was asked, or there was nothing to ask it. unfetched: components
-    that are compiled only if a source can be fetched."""
+    that are compiled only if a source can be fetched. kept: why a stale one stays as published."""
 
     components: tuple[Component, ...]
     measured: bool
     unfetched: tuple[str, ...] = ()
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rebuild(self) -> tuple[str, ...]:
@@ -95,6 +96,7 @@ def settle(
         components=tuple(found),
         measured=reasons is not None,
         unfetched=tuple(c.name for c in found if c.action == Action.REBUILD and c.name in hoped),
+        kept=kept,
     )
 
 

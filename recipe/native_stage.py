@@ -103,7 +103,9 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
     if {reason.component for reason in maybe} - {*ahead.kept, *ahead.unfetched}:
         check_crossing(project, plan, options.choice)
     elif maybe and not ahead.unfetched:
-        return settle(options.choice, plan.components, maybe, ahead.kept)
+        # What of upstream's wheel serves no device isn't known without it.
+        found = settle(options.choice, plan.components, maybe, ahead.kept)
+        return replace(found, measured=wheel is not None)
     try:
         env = env_for(project, plan, options, offline=True)
     except MachineError:

@@ -176,7 +176,8 @@ def wheel_changes(store: Store, plan: Plan) -> tuple[dict[str, bytes], dict[str,
 
 def carried(plan: Plan, settled: Settled) -> deepgemm.DeepGemm:
     """The DeepGEMM of the wheel that is planned."""
-    return deepgemm.settled(plan.deepgemm, settled.certain, settled.unfetched)
+    kept = settled.kept.get(deepgemm.COMPONENT, "")
+    return deepgemm.settled(plan.deepgemm, settled.certain, settled.unfetched, kept)
 
 
 def as_json(plan: Plan, settled: Settled) -> dict[str, Any]:

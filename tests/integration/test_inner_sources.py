@@ -9,7 +9,7 @@ import pytest
 
 from recipe.config import Bases, Project
 from recipe.deepgemm import check, load_facts, uses_of
-from recipe.inner import declared_in, inner_sources
+from recipe.inner import declared_in, inner_sources, scripted_in
 from recipe.inner_find import Kind, Request
 from recipe.inner_given import parse_given
 from recipe.sources import from_sdists, store_of
@@ -65,6 +65,15 @@ def test_every_inner_source_has_its_variable_and_targets(
         assert moe in found["cutlass"].targets
         qutlass = "_C" if base.version.release < (0, 23, 1) else "_qutlass_C"
         assert found["qutlass"].targets == (qutlass,)
+
+
+def test_cmake_leaves_deepgemm_alone_to_a_script(
+    project: Project, bases: Bases, commits: dict[str, str]
+) -> None:
+    store = store_of(project)
+    for base in bases.releases:
+        found = scripted_in(store, commits[base.tag]) & {*base.components}
+        assert found == (set() if base.tag < "v0.21" else {"_deep_gemm_C"}), base.tag
 
 
 def test_placeholders_are_enough_for_what_is_not_built(

@@ -176,6 +176,9 @@ def test_the_published_one_is_carried_until_it_is_compiled(inner: Inner) -> None
         "deepgemm   new has kernels for 12.x, compiled when they are first used"
     ]
     assert settled(one, ["_moe_C"]) == one
+    text = "\n".join(as_lines(settled(one, [], [], "no compiler")))
+    assert "the published one is kept: no compiler" in text
+    assert "--sources" not in text
     perhaps = settled(one, [], [COMPONENT])
     text = "\n".join(as_lines(perhaps))
     assert "old has no kernels for 12.x" in text
