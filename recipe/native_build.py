@@ -30,7 +30,7 @@ from recipe.inner_tree import working_copy
 from recipe.lock import hold
 from recipe.native_env import NativeEnv
 from recipe.sources import store_of
-from recipe.stale import Reason, best, changed, enough, unserved
+from recipe.stale import Reason, best, changed, enough, merged, unserved
 from recipe.symbols import check_symbols
 from recipe.tree import Applied
 
@@ -89,8 +89,10 @@ def stale(
     pristine = configured(project, env, job, job.applied.base)
     patched = configured(project, env, job, job.applied.head)
     raised = [reason for reason in inner if reason.component in patched]
-    reasons = [*changed(pristine, patched), *raised, *unserved(patched, published, job.asked)]
-    return list({reason.component: reason for reason in reversed(reasons)}.values())[::-1]
+    made_otherwise = merged([*changed(pristine, patched), *raised])
+    known = {reason.component for reason in made_otherwise}
+    code = unserved(patched, published, job.asked)
+    return [*made_otherwise, *(reason for reason in code if reason.component not in known)]
 
 
 def configured(project: Project, env: NativeEnv, job: Job, commit: str) -> dict[str, Build]:

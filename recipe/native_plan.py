@@ -14,7 +14,7 @@ from recipe.arch import DEVICES, Verdict
 from recipe.expected_code import by_design
 from recipe.gpu_code import ComponentCode
 from recipe.native import Action, Choice, Component, Kind
-from recipe.stale import Reason, enough
+from recipe.stale import Reason, enough, merged
 
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 # Code that is compiled where it runs serves, and a component without any needs none.
@@ -59,6 +59,25 @@ def candidates(
         if not by_design(name, device.partition(".")[0])
     }
     return tuple(sorted(changed | unserved))
+
+
+def possible(
+    declared: tuple[Component, ...],
+    published: Verdicts,
+    asked: tuple[str, ...],
+    inner: list[Reason],
+) -> list[Reason]:
+    """What may be stale, by what is declared and published and by inner sources; CMake may say
+    otherwise."""
+    changed = [
+        Reason(component=one.name, why=one.why.partition(";")[0])
+        for one in declared
+        if one.action == Action.STALE
+    ]
+    known = {reason.component for reason in (*changed, *inner)}
+    unserved = "its published code serves no asked device"
+    left = (name for name in candidates(declared, published, asked) if name not in known)
+    return merged([*changed, *inner, *(Reason(component=one, why=unserved) for one in left)])
 
 
 def settle(

@@ -24,11 +24,10 @@ from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, rebuild, stale
 from recipe.native_env import NativeEnv, native_env
 from recipe.native_kept import Setting, forecast, kept, limits
-from recipe.native_plan import Settled, Verdicts, candidates, settle, verdicts_of
+from recipe.native_plan import Settled, Verdicts, possible, settle, verdicts_of
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
 from recipe.sources import store_of
-from recipe.stale import Reason
 from recipe.target import reachable, target_of, this_machine
 from recipe.testing import find_python, this_python
 from recipe.wheel import names_in
@@ -95,7 +94,7 @@ def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | 
     job = job_of(plan, options)
     published = verdicts(project, plan, wheel) if wheel else {}
     raised = inner_reasons(project, job)
-    maybe = possible(plan, published, raised)
+    maybe = possible(plan.components, published, job.asked, raised)
     if wheel and not maybe:
         return settle(options.choice, plan.components, [], {})
     setting = setting_of(plan, options, wheel)
@@ -174,21 +173,10 @@ def without_cmake(
     setting: Setting,
 ) -> Settled | None:
     """The answer where none is needed of CMake: nothing may be stale, or all of it stays."""
-    maybe = possible(plan, published, inner_reasons(project, job))
+    inner = inner_reasons(project, job)
+    maybe = possible(plan.components, published, job.asked, inner)
     stay = kept(project, job, setting, maybe)
     return settle(choice, plan.components, maybe, stay) if len(stay) == len(maybe) else None
-
-
-def possible(plan: Plan, published: Verdicts, inner: list[Reason]) -> list[Reason]:
-    """What may be stale, by what is declared and published and by inner sources; CMake may say
-    otherwise."""
-    stale_ones = [c for c in plan.components if c.action == Action.STALE]
-    declared = {c.name: c.why.partition(";")[0] for c in stale_ones}
-    raised = {reason.component: reason.why for reason in inner}
-    names = {*candidates(plan.components, published, plan.arch.asked), *raised}
-    unserved = "its published code serves no asked device"
-    whys = dict.fromkeys(names, unserved) | raised | declared
-    return [Reason(component=name, why=whys[name]) for name in sorted(names)]
 
 
 def setting_of(plan: Plan, options: NativeOptions, wheel: Path | None) -> Setting:

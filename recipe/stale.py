@@ -26,6 +26,14 @@ class Reason:
     why: str
 
 
+def merged(reasons: Iterable[Reason]) -> list[Reason]:
+    """One reason for each component, which says all of them."""
+    whys: dict[str, list[str]] = {}
+    for reason in reasons:
+        whys.setdefault(reason.component, []).append(reason.why)
+    return [Reason(component=name, why=" and ".join(said)) for name, said in whys.items()]
+
+
 def changed(pristine: Mapping[str, Build], patched: Mapping[str, Build]) -> list[Reason]:
     """Components whose compile the series changes, by name."""
     found = []

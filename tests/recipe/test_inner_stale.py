@@ -180,7 +180,8 @@ def test_a_compile_takes_a_component_from_no_python_unasked(scripted: Scripted) 
     action, why = found(built.document, DEEPGEMM)
     assert (action, why) == found(plan(scripted), DEEPGEMM)
     assert action == "stale"
-    assert why == f"dg-test changes its compile; this wheel does not contain that: {lost}"
+    what = "dg-test changes its compile and the series changes deepgemm (dg-test)"
+    assert why == f"{what}; this wheel does not contain that: {lost}"
     assert pythons(scripted) == {*PUBLISHED}
 
 

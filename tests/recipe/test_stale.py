@@ -12,7 +12,7 @@ from recipe.configure import Build, Step
 from recipe.expected_code import REACH
 from recipe.native import Action, Choice, Component, Kind
 from recipe.native_plan import candidates, settle
-from recipe.stale import RUNS, Reason, best, changed, difference, enough, listed, unserved
+from recipe.stale import RUNS, Reason, best, changed, difference, enough, listed, merged, unserved
 
 ONE = Step(source="tree/a.cu", command="nvcc -gencode arch=compute_120f,code=sm_120f -c tree/a.cu")
 TWO = Step(source="tree/b.cu", command="nvcc -gencode arch=compute_80,code=sm_80 -c tree/b.cu")
@@ -64,6 +64,13 @@ def test_the_same_answer_of_cmake_is_not_stale() -> None:
 )
 def test_each_kind_of_difference_is_named(new: Build, why: str) -> None:
     assert difference(BUILD, new) == why
+
+
+def test_all_that_makes_a_component_stale_is_said() -> None:
+    one, two = (Reason(component="_C", why=why) for why in ("first", "second"))
+    other = Reason(component="_moe_C", why="third")
+    both = Reason(component="_C", why="first and second")
+    assert merged([one, other, two]) == [both, other]
 
 
 def test_a_component_of_one_tree_alone_is_stale() -> None:
