@@ -263,7 +263,7 @@ def test_a_disk_that_fills_during_a_compile_ends_with_8(compiling: World) -> Non
     large = b"char large[12 << 20] = {1};\n" + BETTER
     replace_patch(compiling, {"csrc/_c/one.cpp": large}, "_C")
     disk = compiling.cache / "native"
-    disk.mkdir()
+    disk.mkdir(parents=True)
     with small_disk(disk, mib=24):
         (disk / "filler").write_bytes(b"\0" * (16 << 20))
         done = build(compiling, "--compiler-cache", "none")
@@ -281,7 +281,7 @@ def test_a_disk_that_has_room_again_when_the_compiler_has_ended_was_full(
     larger = b"char large[96 << 20] = {1};\n" + BETTER
     replace_patch(compiling, {"csrc/_c/one.cpp": larger}, "_C")
     disk = compiling.cache / "native"
-    disk.mkdir()
+    disk.mkdir(parents=True)
     with small_disk(disk, mib=64):
         done = build(compiling, "--compiler-cache", "none")
         assert shutil.disk_usage(disk).free > FULL_DISK_BYTES
