@@ -61,7 +61,7 @@ def limits(project: Project, job: Job, setting: Setting, names: Iterable[str]) -
     found = {}
     for name in asked:
         if name in by_script:
-            found[name] = f"a script of upstream's compiles it, which can't for {setting.crossing}"
+            found[name] = f"upstream's script that compiles it can't cross to {setting.crossing}"
         elif gone := would_lose(name, setting):
             found[name] = f"compiled with Python {setting.python} it would be gone for {gone}"
     return found

@@ -14,6 +14,10 @@ import pytest
 
 from recipe.config import InnerPin
 from recipe.inner_stale import is_pinned
+from recipe.native import Action, Component
+from recipe.native_members import with_files
+from recipe.native_plan import Settled
+from recipe.native_stage import Native
 from tests.recipe import small
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.scripted import API, HERE, SCRIPT, Scripted, make_scripted
@@ -201,6 +205,29 @@ def test_a_component_that_is_named_is_compiled_for_one_python_and_that_is_said(
         assert said in archive.read(name).decode()
 
 
+@pytest.mark.parametrize(
+    ("upstreams", "ours", "gone"),
+    [
+        (("_C.cpython-310-x", "_C.cpython-312-x"), ("_C.cpython-312-x",), "Python 3.10"),
+        (("_C_extension.abi3",), ("_C.cpython-39-x",), "every Python but 3.9"),
+        (("_C.cpython-312-x",), ("_C.cpython-312-x",), ""),
+        (("_C.cpython-310-x",), ("_C_extension.abi3",), ""),
+        ((), ("_C.cpython-310-x",), ""),
+    ],
+)
+def test_a_whole_build_says_which_pythons_lost_a_component(
+    upstreams: tuple[str, ...], ours: tuple[str, ...], gone: str
+) -> None:
+    component = Component(name=DEEPGEMM, files=(), action=Action.REBUILD, why="")
+    native = Native(settled=Settled(components=(component,), measured=False))
+    before, after = (
+        [f"vllm/third_party/deep_gemm/{name}.so" for name in names] for names in (upstreams, ours)
+    )
+    (made,) = with_files([component], before, after, native)
+    assert made.files == tuple(after)
+    assert made.lacks.endswith(f"it is gone for {gone}") if gone else made.lacks == ""
+
+
 def test_a_component_that_only_this_python_has_is_compiled(scripted: Scripted) -> None:
     scripted.publish([HERE])
     add_patch(scripted)
@@ -265,7 +292,7 @@ def test_what_a_script_compiles_stays_as_published_for_another_machine(
     document = scripted.world.good("plan", "--json", *args, env=programs).document
     action, why = found(document, DEEPGEMM)
     assert action == "stale"
-    assert why.endswith("a script of upstream's compiles it, which can't for aarch64")
+    assert why.endswith("upstream's script that compiles it can't cross to aarch64")
     options = ("build", "--no-test", "--out", str(scripted.world.out), *args)
     built = scripted.world.good(*options, "--native", "auto", "--json", env=programs)
     assert found(built.document, DEEPGEMM) == (action, why)
