@@ -5,24 +5,28 @@ which a script of the tree compiles for one Python, as upstream's does from v0.2
 from __future__ import annotations
 
 import re
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.recipe import compiling, small
 from tests.recipe.repo import Repository, new_repository
-from tests.recipe.server import Index
+from tests.recipe.server import Index, serve
 from tests.recipe.world import World
 
 HERE = f"{sys.version_info.major}{sys.version_info.minor}"
-COMPONENTS = ("_C", "_moe_C", "_kernels_C", "_deep_gemm_C")
+DEEPGEMM = "_deep_gemm_C"
+COMPONENTS = ("_C", "_moe_C", "_kernels_C", DEEPGEMM)
 INCLUDES = b"""\
 include(FetchContent)
 include(cmake/external_projects/kernels.cmake)
 include(cmake/external_projects/deepgemm.cmake)
 """
-KERNELS = b"""\
+KERNELS_CMAKE = b"""\
 if(DEFINED ENV{KERNELS_SRC_DIR})
   set(kernels_SOURCE_DIR $ENV{KERNELS_SRC_DIR})
 endif()
@@ -33,7 +37,7 @@ target_sources(_kernels_C PRIVATE ${KERNELS_SOURCES})
 set_target_properties(_kernels_C PROPERTIES PREFIX "" SUFFIX ".abi3.so")
 install(TARGETS _kernels_C LIBRARY DESTINATION vllm COMPONENT _kernels_C)
 """
-DEEPGEMM = b"""\
+DEEPGEMM_CMAKE = b"""\
 if(DEFINED ENV{DEEPGEMM_SRC_DIR})
   set(deepgemm_SOURCE_DIR $ENV{DEEPGEMM_SRC_DIR})
 endif()
@@ -62,8 +66,8 @@ subprocess.check_call(["c++", "-shared", "-fPIC", source / "csrc/api.cpp", "-o",
 """
 FILES: dict[str, bytes] = {
     "CMakeLists.txt": compiling.CMAKE_LISTS + INCLUDES,
-    "cmake/external_projects/kernels.cmake": KERNELS,
-    "cmake/external_projects/deepgemm.cmake": DEEPGEMM,
+    "cmake/external_projects/kernels.cmake": KERNELS_CMAKE,
+    "cmake/external_projects/deepgemm.cmake": DEEPGEMM_CMAKE,
     "tools/build_deepgemm_C.py": SCRIPT,
     "vllm/utils/deep_gemm.py": b"# deep_gemm\n",
 }
@@ -72,6 +76,7 @@ API = b"""\
 extern "C" int number() { return 1; }
 extern "C" void PyInit_%s() { abort(); }
 """
+BETTER = (API % b"_C").replace(b"return 1", b"return 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +140,57 @@ def make_scripted(folder: Path, index: Index, code: Path) -> Scripted:
     made = Scripted(world=world, kernels=kernels, deepgemm=deepgemm)
     made.publish([HERE])
     return made
+
+
+@contextmanager
+def with_environment(folder: Path, code: Path) -> Iterator[Scripted]:
+    """The world with its build environment made."""
+    with serve() as index:
+        made = make_scripted(folder, index, code)
+        built = made.world.build("--native", "_C", "--json")
+        assert built.status == 0, built.err
+        yield made
+
+
+@contextmanager
+def restored(made: Scripted) -> Iterator[Scripted]:
+    """The world as it was made, with no inner source in its cache; it is put back afterwards."""
+    world = made.world
+    files = [world.root / "bases.toml", world.root / "series.txt"]
+    before = [path.read_bytes() for path in files]
+    heads = {one: one.text("rev-parse", "HEAD") for one in (made.deepgemm, made.kernels)}
+    wheels = dict(world.wheels)
+    yield made
+    for path, content in zip(files, before, strict=True):
+        path.write_bytes(content)
+    for one, head in heads.items():
+        one.git("reset", "--quiet", "--hard", head)
+        one.git("clean", "--quiet", "-fdx")
+    world.wheels.update(wheels)
+    for machine, content in wheels.items():
+        world.index.add("vllm", small.WHEELS[machine], content)
+    shutil.rmtree(world.root / "patches" / "deepgemm", ignore_errors=True)
+    for folder in (world.out, world.cache / "native", world.cache / "inner"):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(world.cache / "store.git")
+
+
+def plan(made: Scripted, *args: str) -> dict[str, Any]:
+    return made.world.good("plan", "--json", *args).document
+
+
+def found(document: dict[str, Any], name: str) -> tuple[str, str]:
+    """(action, why) of a component."""
+    (one,) = [one for one in document["components"] if one["name"] == name]
+    return one["action"], one["why"]
+
+
+def gone(repository: Repository) -> Repository:
+    """Put a repository where nobody finds it."""
+    return Repository(root=repository.root.rename(repository.root.with_name("gone")))
+
+
+def add_patch(made: Scripted) -> None:
+    change = made.deepgemm.patch({"csrc/api.cpp": BETTER}, Topic="dg-test", Components=DEEPGEMM)
+    made.deepgemm.git("reset", "--quiet", "--hard", "HEAD~1")
+    made.add_inner_patch(change)
