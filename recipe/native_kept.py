@@ -47,11 +47,13 @@ def absent(project: Project, job: Job, names: Iterable[str]) -> dict[str, Absent
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """What is known before a compile. published: the members of upstream's wheel, empty where it
-    isn't there. python: what compiles. crossing: the machine it is for, if that isn't this one."""
+    isn't there. python: what compiles. crossing: the machine it is for, if that isn't this one.
+    useless: components of which the published code runs on no asked device, for any Python."""
 
     published: tuple[str, ...]
     python: str
     crossing: str = ""
+    useless: frozenset[str] = frozenset()
 
 
 def limits(project: Project, job: Job, setting: Setting, names: Iterable[str]) -> dict[str, str]:
@@ -62,7 +64,7 @@ def limits(project: Project, job: Job, setting: Setting, names: Iterable[str]) -
     for name in asked:
         if name in by_script:
             found[name] = f"upstream's script that compiles it can't cross to {setting.crossing}"
-        elif gone := would_lose(name, setting):
+        elif name not in setting.useless and (gone := would_lose(name, setting)):
             found[name] = f"compiled with Python {setting.python} it would be gone for {gone}"
     return found
 

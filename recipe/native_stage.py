@@ -23,7 +23,7 @@ from recipe.log import Log, say
 from recipe.native import Action, Choice, Kind
 from recipe.native_build import Job, Rebuilt, rebuild, stale
 from recipe.native_env import NativeEnv, native_env
-from recipe.native_kept import Setting, forecast, kept, limits
+from recipe.native_kept import Setting, forecast, kept, would_lose
 from recipe.native_plan import Settled, Verdicts, possible, settle, verdicts_of
 from recipe.native_whole import WholeBuild, whole
 from recipe.plan import Plan
@@ -145,8 +145,9 @@ def carry_out(
         return Native(settled=settled)
     if deepgemm.COMPONENT in settled.rebuild:
         deepgemm.check_usable(plan.deepgemm)
-    for name, why in limits(project, job, setting, settled.rebuild).items():
-        say(f"  {name}: {why}")
+    for name in settled.rebuild:
+        if lost := would_lose(name, setting):
+            say(f"  {name}: compiled with Python {setting.python} it will be gone for {lost}")
     with log.stage("compile", f"Compiling {', '.join(settled.rebuild)}"):
         rebuilt = rebuild(project, env, job, settled.rebuild)
         say(f"  {describe(rebuilt)}")
@@ -184,7 +185,15 @@ def setting_of(plan: Plan, options: NativeOptions, wheel: Path | None) -> Settin
         published=tuple(names_in(wheel)) if wheel else (),
         python=options.python or this_python(),
         crossing="" if plan.machine == this_machine() else plan.machine,
+        useless=useless(plan),
     )
+
+
+def useless(plan: Plan) -> frozenset[str]:
+    """DeepGEMM where the published one has no kernels for any asked device: all are 12.x."""
+    theirs = plan.deepgemm.carried_sm12x is False
+    ours = all(asked.startswith("12.") for asked in plan.arch.asked)
+    return frozenset({deepgemm.COMPONENT}) if theirs and ours else frozenset()
 
 
 def told(settled: Settled) -> Settled:

@@ -7,13 +7,14 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from recipe.native import Action, Component
 from recipe.native_members import with_files
 from recipe.native_plan import Settled
-from recipe.native_stage import Native
+from recipe.native_stage import Native, useless
 from tests.recipe.scripted import (
     DEEPGEMM,
     HERE,
@@ -70,11 +71,28 @@ def test_a_component_that_is_named_is_compiled_for_one_python_and_that_is_said(
     said = f"compiled for Python 3.{HERE[1:]}, it is gone for Python {OTHERS}"
     assert built.document["not_in_this_wheel"] == [f"{DEEPGEMM}: {said}"]
     assert said in built.err
-    assert f"it would be gone for Python {OTHERS}" in built.err
+    assert f"it will be gone for Python {OTHERS}" in built.err
     assert pythons(scripted) == {HERE}
     with zipfile.ZipFile(scripted.world.wheel()) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("/sm12x/record.json")]
         assert said in archive.read(name).decode()
+
+
+@pytest.mark.parametrize(
+    ("carried", "asked", "spared"),
+    [
+        (False, ("12.0", "12.1"), True),
+        (False, ("9.0", "12.1"), False),
+        (True, ("12.1",), False),
+        (None, ("12.1",), False),
+    ],
+)
+def test_what_no_asked_device_can_use_is_no_loss(
+    carried: bool | None, asked: tuple[str, ...], spared: bool
+) -> None:
+    plan = MagicMock()
+    plan.deepgemm.carried_sm12x, plan.arch.asked = carried, asked
+    assert useless(plan) == ({DEEPGEMM} if spared else set())
 
 
 @pytest.mark.parametrize(
