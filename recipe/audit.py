@@ -165,7 +165,7 @@ def judged(
         if code.run_time:
             why = f"its kernels are compiled at run time, for {' and '.join(code.run_time)} only"
         else:
-            why = expected_code.by_design(code.name, major)
+            why = expected_code.by_design(code.component, major)
             fails = "" if why else f"{code.name} has no code it can run"
             why = why or arch.RULES[verdict]
     found = [
@@ -207,7 +207,7 @@ def gap(
         number = counts[Verdict.NONE]
         required = sm12x and expected_code.is_one_of(family, expected_code.REQUIRED)
         sibling = any(arch.major(target) == major for target in targets)
-        wanted = not expected_code.by_design(code.name, major) and not elsewhere
+        wanted = not expected_code.by_design(code.component, major) and not elsewhere
         if wanted and (required or sibling):
             fails = f"{family} is compiled for {' '.join(map(sm, targets))} only"
     return Gap(

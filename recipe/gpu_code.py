@@ -19,12 +19,12 @@ from recipe import arch, fatbin, kernel_names, scratch, wheel_read
 from recipe.arch import Verdict
 from recipe.errors import AuditError
 from recipe.fatbin import Kind
-from recipe.native import component_name
+from recipe.native import ONE_PYTHON, component_name
 from recipe.overlay import sha256
 
 # What a stored reading depends on.
 READERS = (fatbin, kernel_names)
-SCHEMA = 1
+SCHEMA = 2
 # DeepGEMM compiles what it needs on the device; a header's name says what it is for.
 RUN_TIME_SOURCES = re.compile(r"deep_gemm/include/deep_gemm/impls/sm(\d+)_\w+\.cuh$")
 
@@ -42,14 +42,20 @@ class Image:
 class ComponentCode:
     """What one shared object holds.
 
-    file: the wheel's member. units: the images of each translation unit. run_time: the
-    architectures (``12.0``) of kernels in source form that the component compiles itself.
+    name: the component's, with a Python's where each has a copy. file: the wheel's member. units:
+    the images of each translation unit. run_time: the architectures (``12.0``) of kernels in source
+    form that the component compiles itself.
     """
 
     name: str
     file: str
     units: tuple[tuple[Image, ...], ...]
     run_time: tuple[str, ...] = ()
+
+    @property
+    def component(self) -> str:
+        """The CMake target it is from."""
+        return component_name(self.file)
 
     def targets(self, kind: Kind) -> Counter[str]:
         """How many images there are for each target, in the order of the targets."""
@@ -125,7 +131,7 @@ def wheel_code(path: Path) -> tuple[ComponentCode, ...]:
         members = wheel.namelist()
         files = [m for m in members if m.endswith(".so") or ".so." in Path(m).name]
         bare = Counter(component_name(file) for file in files)
-        names = {f: n if bare[n := component_name(f)] == 1 else f for f in files}
+        names = {f: n if bare[n := component_name(f)] == 1 else one_of(n, f) for f in files}
         found = []
         for file in sorted(files):
             code = wheel_read.content_of(wheel, path, file, wheel_read.LARGEST_OBJECT)
@@ -139,13 +145,19 @@ def wheel_code(path: Path) -> tuple[ComponentCode, ...]:
     return with_run_time(found, members)
 
 
+def one_of(component: str, file: str) -> str:
+    """What to call a shared object of a component that has several."""
+    python = ONE_PYTHON.search(file)
+    return f"{component} for Python 3.{python[1]}" if python else file
+
+
 def with_run_time(found: list[ComponentCode], members: Iterable[str]) -> tuple[ComponentCode, ...]:
     """The components, DeepGEMM's with the architectures its sources in the wheel are for."""
     numbers = {int(hit[1]) for m in members if (hit := RUN_TIME_SOURCES.search(m))}
     archs = tuple(f"{number // 10}.{number % 10}" for number in sorted(numbers))
     return tuple(
         ComponentCode(name=c.name, file=c.file, units=c.units, run_time=archs)
-        if c.name == "_deep_gemm_C"
+        if c.component == "_deep_gemm_C"
         else c
         for c in sorted(found, key=lambda one: one.name)
     )

@@ -43,7 +43,7 @@ class Settled:
 
 def verdicts_of(codes: tuple[ComponentCode, ...]) -> dict[str, dict[str, Verdict]]:
     """What each SM12x device gets from each published component."""
-    return {code.name: {device: code.verdict(device) for device in DEVICES} for code in codes}
+    return {code.component: {device: code.verdict(device) for device in DEVICES} for code in codes}
 
 
 def candidates(

@@ -161,6 +161,17 @@ def test_deepgemm_is_judged_by_the_sources_it_compiles(tmp_path: Path) -> None:
     ]
 
 
+def test_each_pythons_copy_of_deepgemm_is_judged(tmp_path: Path) -> None:
+    folder = "vllm/third_party/deep_gemm"
+    path = tmp_path / "x.whl"
+    copies = (f"{folder}/_C.cpython-{python}-x86_64-linux-gnu.so" for python in (310, 312))
+    header = f"{folder}/include/deep_gemm/impls/sm120_bf16_gemm.cuh"
+    path.write_bytes(small.make_wheel(dict.fromkeys(copies, small.shared_object()) | {header: b""}))
+    found = {one.name: one for one in wheel_code(path) if one.component == "_deep_gemm_C"}
+    assert list(found) == ["_deep_gemm_C for Python 3.10", "_deep_gemm_C for Python 3.12"]
+    assert {one.verdict("12.1") for one in found.values()} == {Verdict.AT_RUN_TIME}
+
+
 def test_two_objects_of_one_name_are_told_apart_by_their_files(tmp_path: Path) -> None:
     path = tmp_path / "x.whl"
     path.write_bytes(small.make_wheel({"vllm/other/_C.abi3.so": small.shared_object()}))
