@@ -21,9 +21,14 @@ CALLS = {
     "measured": "run.measured({command}, cwd=Path('/'), env={{}})",
     "output_together": "run.output_together({command}, cwd=Path('/'), env={{}})",
 }
+# Whoever runs the tests in the background may ignore signals, which is inherited.
 SCRIPT = """\
+import signal
 from pathlib import Path
 from recipe import cli, run
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.end_as_interrupted()
 try:
     {call}
