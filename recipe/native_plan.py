@@ -42,8 +42,12 @@ class Settled:
 
 
 def verdicts_of(codes: tuple[ComponentCode, ...]) -> dict[str, dict[str, Verdict]]:
-    """What each SM12x device gets from each published component."""
-    return {code.component: {device: code.verdict(device) for device in DEVICES} for code in codes}
+    """What each SM12x device gets from each published component.
+
+    Not of one that compiles its sources on the device: another compile of the same ones gives that.
+    """
+    compiled = (code for code in codes if not code.run_time)
+    return {one.component: {device: one.verdict(device) for device in DEVICES} for one in compiled}
 
 
 def candidates(
