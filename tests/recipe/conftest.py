@@ -12,6 +12,7 @@ from recipe.git import Store, open_store
 from tests.recipe import small
 from tests.recipe.inners import Inner, make_inner
 from tests.recipe.repo import Repository, new_repository
+from tests.recipe.scripted import Scripted, restored, with_environment
 from tests.recipe.server import Index, serve
 from tests.recipe.world import World, copy_recipe, make_world
 
@@ -49,3 +50,17 @@ def world(tmp_path: Path, index: Index, code: Path) -> World:
 @pytest.fixture
 def inner(tmp_path: Path) -> Inner:
     return make_inner(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def scripted_once(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Iterator[Scripted]:
+    """Made once for a module, with its build environment."""
+    with with_environment(tmp_path_factory.mktemp("scripted"), code) as made:
+        yield made
+
+
+@pytest.fixture
+def scripted(scripted_once: Scripted) -> Iterator[Scripted]:
+    """A release with a component that a script compiles, as it was made."""
+    with restored(scripted_once) as made:
+        yield made

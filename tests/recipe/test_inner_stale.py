@@ -25,21 +25,7 @@ from tests.recipe.scripted import (
     found,
     gone,
     plan,
-    restored,
-    with_environment,
 )
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Iterator[Scripted]:
-    with with_environment(tmp_path_factory.mktemp("scripted"), code) as made:
-        yield made
-
-
-@pytest.fixture
-def scripted(shared: Scripted) -> Iterator[Scripted]:
-    with restored(shared) as made:
-        yield made
 
 
 @pytest.fixture

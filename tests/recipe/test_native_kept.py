@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -23,25 +22,11 @@ from tests.recipe.scripted import (
     found,
     gone,
     plan,
-    restored,
-    with_environment,
 )
 from tests.recipe.world import MACHINE
 
 PUBLISHED = ("310", "311", "312", "313", "314")
 OTHERS = " and ".join(", ".join(f"3.{p[1:]}" for p in PUBLISHED if p != HERE).rsplit(", ", 1))
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Iterator[Scripted]:
-    with with_environment(tmp_path_factory.mktemp("scripted"), code) as made:
-        yield made
-
-
-@pytest.fixture
-def scripted(shared: Scripted) -> Iterator[Scripted]:
-    with restored(shared) as made:
-        yield made
 
 
 def test_a_compile_takes_a_component_from_no_python_unasked(scripted: Scripted) -> None:
