@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.options import VERBS
+from recipe.cli.options import VERBS
 from tests.recipe.world import World
 
 
