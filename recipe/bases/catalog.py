@@ -18,10 +18,11 @@ from packaging.version import Version
 
 from recipe.bases import pins
 from recipe.bases.download import Link, list_files, list_release
-from recipe.bases.releases import SCHEMA, Archive, Base, Bases, InnerPin, Project, load_bases
+from recipe.bases.releases import SCHEMA, Archive, Base, Bases, InnerPin, load_bases
 from recipe.bases.sources import import_sdist
 from recipe.ground.errors import SourceError, UsageError
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.patch import Patch
 from recipe.wheel.components import component_name

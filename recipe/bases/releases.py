@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pinned releases (bases.toml) and the folders the recipe works in."""
+"""The pinned releases, as bases.toml has them."""
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -18,35 +17,6 @@ from recipe.ground.errors import ConfigError, UsageError
 SCHEMA = 1
 # One build for both chips: RTX PRO 6000 and RTX 5090 (12.0), DGX Spark (12.1).
 DEFAULT_ARCH = "12.0;12.1"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Project:
-    """A checkout of this repository and the cache it uses."""
-
-    root: Path
-    cache: Path
-
-    @property
-    def bases_file(self) -> Path:
-        return self.root / "bases.toml"
-
-    @property
-    def series_file(self) -> Path:
-        return self.root / "series.txt"
-
-    @property
-    def patches(self) -> Path:
-        return self.root / "patches"
-
-    @property
-    def overlay(self) -> Path:
-        return self.root / "overlay"
-
-    @property
-    def store(self) -> Path:
-        """The object store: one bare git repository that holds every upstream tree."""
-        return self.cache / "store.git"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +103,6 @@ class Bases:
             means="A base is pinned in bases.toml by commit and by the hashes of its archives.",
             next=f"python build.py bases add {text if text.startswith('v') else 'v' + text}",
         )
-
-
-def open_project() -> Project:
-    """The checkout this module belongs to, with the cache the environment asks for."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    cache = os.environ.get("SM12X_CACHE") or str(Path(home) / "vllm-sm12x")
-    return Project(root=Path(__file__).resolve().parents[2], cache=Path(cache).resolve())
 
 
 def load_bases(path: Path) -> Bases:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from recipe.bases import pins
 from recipe.bases.download import fetch
-from recipe.bases.releases import Archive, Base, Project
+from recipe.bases.releases import Archive, Base
 from recipe.ground.errors import SourceError, UsageError
 from recipe.ground.lock import hold
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.ground.run import check_disk
 from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
 from recipe.objects.git import Store, open_store

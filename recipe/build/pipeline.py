@@ -17,7 +17,7 @@ from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
 from recipe.bases.download import fetch
-from recipe.bases.releases import Base, Bases, Project
+from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import store_of
 from recipe.build.plan import Plan, make_plan, wheel_changes
 from recipe.build.testing import Outcome, find_python, test_wheel
@@ -27,6 +27,7 @@ from recipe.compile.native.stage import Native, NativeOptions, as_built, as_repo
 from recipe.ground.errors import AuditError, MachineError, TestsFailed
 from recipe.ground.lock import hold
 from recipe.ground.log import Log
+from recipe.ground.project import Project
 from recipe.ground.run import check_disk, disk_full
 from recipe.series.overlay import sha256
 from recipe.wheel.check import binaries_tag, check_wheel, platform_tag, tag_of

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.bases.releases import DEFAULT_ARCH, Archive, Base, Bases, Project
+from recipe.bases.releases import DEFAULT_ARCH, Archive, Base, Bases
 from recipe.bases.sources import Source, store_of, vllm_source
 from recipe.compile import deepgemm
 from recipe.compile.inner.given import Given
@@ -14,6 +14,7 @@ from recipe.compile.native.settle import Settled
 from recipe.compile.toolchain.target import machine_of
 from recipe.gpu import arch
 from recipe.ground.errors import UsageError
+from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.overlay import (
     OverlayFile,

@@ -22,10 +22,11 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
 from recipe.ground import run, scratch
 from recipe.ground.environment import QUIET_PIP, Needs, dependencies, see_behind
 from recipe.ground.errors import ConfigError, MachineError, TestsFailed, UsageError
+from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.tree import Applied
 from recipe.wheel.write import dist_info

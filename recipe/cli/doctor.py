@@ -10,12 +10,13 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from recipe.bases.releases import Project, load_bases
+from recipe.bases.releases import load_bases
 from recipe.bases.sources import sdist_ref
 from recipe.compile.toolchain import host_compiler, jobs, symbols, toolkit
 from recipe.compile.toolchain.target import target_of, this_machine
 from recipe.ground import run
 from recipe.ground.errors import MachineError, RecipeError
+from recipe.ground.project import Project
 from recipe.objects.git import Store
 
 CACHE_BYTES = 8 << 30

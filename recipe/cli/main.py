@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from recipe.bases.releases import open_project
 from recipe.cli.options import VERBS
 from recipe.ground.errors import INTERRUPTED, RecipeError
 from recipe.ground.log import say
+from recipe.ground.project import open_project
 
 DESCRIPTION = """\
 From a vLLM release tag to a tested SM12x wheel. Without a verb, `build` is meant:

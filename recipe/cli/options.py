@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import DEFAULT_ARCH, Project
+from recipe.bases.releases import DEFAULT_ARCH
 from recipe.cli import series_verbs
 from recipe.cli import verbs as do
+from recipe.ground.project import Project
 
 Verb = Callable[[argparse.Namespace, Project], "dict[str, Any]"]
 

@@ -11,10 +11,11 @@ import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipe.bases.releases import Base, Bases, Project, load_bases
+from recipe.bases.releases import Base, Bases, load_bases
 from recipe.cli.verbs import greet, show
 from recipe.ground.errors import UsageError
 from recipe.ground.log import say
+from recipe.ground.project import Project
 
 if TYPE_CHECKING:
     from recipe.bases.sources import Source

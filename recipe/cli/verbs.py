@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipe.bases.releases import Base, Bases, Project, load_bases
+from recipe.bases.releases import Base, Bases, load_bases
 from recipe.ground.log import Log, say
+from recipe.ground.project import Project
 
 if TYPE_CHECKING:
     from recipe.build.plan import Plan

@@ -12,11 +12,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
 from recipe.build.plan import Series
 from recipe.ground import run, scratch
 from recipe.ground.errors import TestsFailed
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.objects.repository import WorkTree, callers_environment
 from recipe.series.tree import OVERLAY, apply_all, write_repository

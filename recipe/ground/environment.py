@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.bases.releases import Project
 from recipe.ground import run
 from recipe.ground.errors import MachineError
 from recipe.ground.lock import hold
 from recipe.ground.log import say
+from recipe.ground.project import Project
 
 READY = "ready.json"
 QUIET_PIP = ["--quiet", "--disable-pip-version-check", "--no-input"]

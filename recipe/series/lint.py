@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from recipe.bases.releases import Bases, Project
+from recipe.bases.releases import Bases
 from recipe.ground.errors import ConfigError
+from recipe.ground.project import Project
 from recipe.objects.hunks import count_lines
 from recipe.series.patch import Patch, outside_hunks, split_diff
 from recipe.series.topics import State, check, resolve

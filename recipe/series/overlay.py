@@ -8,7 +8,8 @@ import json
 import os
 from dataclasses import dataclass
 
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
+from recipe.ground.project import Project
 from recipe.series.patch import Patch
 
 # Bump when the bytes that go into the digest change; old digests keep their name.

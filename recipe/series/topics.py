@@ -10,8 +10,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from recipe.bases.releases import Base, Bases, Project
+from recipe.bases.releases import Base, Bases
 from recipe.ground.errors import ConfigError
+from recipe.ground.project import Project
 from recipe.series.file import entry_of
 from recipe.series.patch import Patch, read_patch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bases.releases import open_project
+from recipe.ground.project import open_project
 from recipe.series.topics import read_series
 from tests.recipe.world import Checkout
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bases.releases import Bases, Project
+from recipe.bases.releases import Bases
 from recipe.build.testing import find_python
 from recipe.compile.configure import Place, configure
 from recipe.compile.ninja import compile_components
@@ -29,6 +29,7 @@ from recipe.gpu.arch import Verdict
 from recipe.gpu.code import verdicts
 from recipe.ground.environment import QUIET_PIP
 from recipe.ground.errors import AuditError
+from recipe.ground.project import Project
 from recipe.wheel.check import binaries_tag
 from tests.recipe.world import CHECKOUT, MACHINE, Checkout
 

@@ -9,8 +9,9 @@ import pytest
 from packaging.specifiers import SpecifierSet
 
 from recipe.bases import pins
-from recipe.bases.releases import Bases, Project, load_bases
+from recipe.bases.releases import Bases, load_bases
 from recipe.bases.sources import from_sdist, store_of
+from recipe.ground.project import Project
 from recipe.series.topics import State, read_series
 from tests.recipe.world import CHECKOUT, Checkout
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bases.releases import Bases, Project
+from recipe.bases.releases import Bases
 from recipe.bases.sources import store_of
 from recipe.build.plan import make_plan
 from recipe.build.testing import find_python
@@ -25,6 +25,7 @@ from recipe.compile.toolchain.environment import NativeEnv, native_env
 from recipe.gpu.arch import Verdict, parse
 from recipe.gpu.code import verdicts
 from recipe.ground import run
+from recipe.ground.project import Project
 from tests.recipe.world import CHECKOUT, Checkout
 
 BASE = "v0.20.2"

@@ -9,8 +9,9 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from recipe.bases.releases import DEFAULT_ARCH, load_bases, open_project
+from recipe.bases.releases import DEFAULT_ARCH, load_bases
 from recipe.build.plan import make_plan
+from recipe.ground.project import open_project
 from recipe.wheel.sbom import sbom
 
 

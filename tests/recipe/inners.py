@@ -9,10 +9,11 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from recipe.bases.releases import Archive, Base, InnerPin, Project
+from recipe.bases.releases import Archive, Base, InnerPin
 from recipe.compile.inner.find import Request
 from recipe.compile.inner.folders import InnerSource, inner_sources
 from recipe.compile.inner.given import parse_given
+from recipe.ground.project import Project
 from recipe.objects.archive import Entry, import_entries
 from recipe.objects.git import open_store
 from tests.recipe.repo import Repository, new_repository

@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from recipe.objects.archive import Entry
-from recipe.bases.releases import Project
+from recipe.ground.project import Project
 from recipe.compile.inner.tree import materialise, tree_id, write_entries
 entries = [Entry(path=f"d{n % 50}/{n}", mode="100644", content=b"%d" % n) for n in range(FILES)]
 project = Project(root=Path("x"), cache=Path(sys.argv[1]))

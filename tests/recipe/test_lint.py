@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from recipe.bases.releases import load_bases, open_project
+from recipe.bases.releases import load_bases
+from recipe.ground.project import open_project
 from recipe.objects.hunks import count_lines
 from recipe.series.lint import check_form, lint
 from recipe.series.topics import read_series

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bases.releases import load_bases, open_project
+from recipe.bases.releases import load_bases
+from recipe.ground.project import open_project
 from recipe.series.lint import lint
 from recipe.series.topics import State, check, resolve
 

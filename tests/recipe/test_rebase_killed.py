@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 
-from recipe.bases.releases import Project
 from recipe.follow.rebase import state as rebase_state
 from recipe.follow.rebase.state import State
+from recipe.ground.project import Project
 from tests.recipe.next_release import (
     LINES,
     add_release,

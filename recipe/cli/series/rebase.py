@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from recipe.bases.catalog import add
-from recipe.bases.releases import Base, Bases, Project, load_bases
+from recipe.bases.releases import Base, Bases, load_bases
 from recipe.bases.sources import VLLM_REPOSITORY, deepgemm_source, is_url, store_of, vllm_source
 from recipe.follow import remembered
 from recipe.follow.rebase import rewrite
@@ -30,6 +30,7 @@ from recipe.ground.errors import (
 )
 from recipe.ground.lock import hold
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.objects import repository
 from recipe.objects.git import Store
 from recipe.series.overlay import sha256

@@ -13,7 +13,7 @@ from typing import Any
 from packaging.version import Version
 
 from recipe.bases.download import fetch
-from recipe.bases.releases import Base, Bases, Project, load_bases
+from recipe.bases.releases import Base, Bases, load_bases
 from recipe.cli.verbs import show
 from recipe.gpu import arch
 from recipe.gpu.audit import report as audit_report
@@ -22,6 +22,7 @@ from recipe.gpu.audit.findings import audit, devices_of
 from recipe.gpu.code import ComponentCode, published_code, wheel_code
 from recipe.ground.errors import AuditError, UsageError
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.wheel import read as wheel_read
 from recipe.wheel.write import dist_info
 

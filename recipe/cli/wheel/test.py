@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import DEFAULT_ARCH, Base, Bases, Project
+from recipe.bases.releases import DEFAULT_ARCH, Base, Bases
 from recipe.build import pipeline
 from recipe.compile.native.stage import NativeOptions
 from recipe.ground import run
 from recipe.ground.errors import TestsFailed
 from recipe.ground.log import Log, say
+from recipe.ground.project import Project
 from recipe.wheel.components import Choice, Kind
 
 PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks"]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from recipe.bases.download import fetch
-from recipe.bases.releases import Base, InnerPin, Project
+from recipe.bases.releases import Base, InnerPin
 from recipe.bases.sources import store_of
 from recipe.compile.inner.cmake import Declared
 from recipe.compile.inner.git import Repositories, flattened, repository_name
@@ -17,6 +17,7 @@ from recipe.compile.inner.given import Given, Shape, entries_of, shape_of
 from recipe.compile.inner.package import check_version, package_entries, package_for
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
+from recipe.ground.project import Project
 from recipe.objects.archive import Entry
 from recipe.series.overlay import OverlayFile
 from recipe.series.patch import Patch

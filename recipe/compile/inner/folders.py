@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recipe.bases.pins import Reader
-from recipe.bases.releases import Project
 from recipe.bases.sources import store_of
 from recipe.compile.inner.cmake import Declared, declared_sources, placeholder, scripted
 from recipe.compile.inner.find import Kind, Request, Series, Tree, find
 from recipe.compile.inner.tree import materialise, tree_id, write_entries
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
+from recipe.ground.project import Project
 from recipe.objects.archive import Entry, import_entries
 from recipe.objects.git import Store
 from recipe.series.tree import apply_all

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import Project
 from recipe.ground import scratch
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
+from recipe.ground.project import Project
 from recipe.ground.run import disk_full
 from recipe.objects.archive import Entry, check_link
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
 from recipe.bases.sources import store_of
 from recipe.compile import component_store
 from recipe.compile.configure import Build, Place, Step, configure, read_builds
@@ -34,6 +34,7 @@ from recipe.gpu.code import verdicts
 from recipe.ground import scratch
 from recipe.ground.errors import AuditError, UsageError
 from recipe.ground.lock import hold
+from recipe.ground.project import Project
 from recipe.series.tree import Applied
 
 # Inner sources whose own build writes into their folder.

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipe.bases.releases import Base, InnerPin, Project
+from recipe.bases.releases import Base, InnerPin
 from recipe.bases.sources import store_of
 from recipe.compile.inner.folders import declared_in
 from recipe.compile.inner.given import Shape, shape_of
 from recipe.compile.native.build import Job
 from recipe.compile.stale import Reason
 from recipe.ground import run
+from recipe.ground.project import Project
 from recipe.objects.git import ISOLATED
 
 # What is named for it must have the pinned version, and without a git host it can't be had else.

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from recipe.bases.releases import Project
 from recipe.bases.sources import store_of
 from recipe.compile.inner.find import MissingSource
 from recipe.compile.inner.folders import inner_sources, scripted_in
@@ -14,6 +13,7 @@ from recipe.compile.native.build import Job, request_for
 from recipe.compile.stale import Reason
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.wheel.components import lost_pythons, pythons_of
 
 

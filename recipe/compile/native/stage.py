@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import Project
 from recipe.bases.sources import store_of
 from recipe.build.plan import Plan
 from recipe.build.testing import find_python, this_python
@@ -30,6 +29,7 @@ from recipe.compile.whole import Whole
 from recipe.gpu.code import published_code
 from recipe.ground.errors import MachineError, UsageError
 from recipe.ground.log import Log, say
+from recipe.ground.project import Project
 from recipe.wheel.components import Action, Choice, Kind
 from recipe.wheel.write import names_in
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
 from recipe.compile.toolchain import toolkit
 from recipe.compile.toolchain.environment import (
     COMPILE,
@@ -27,6 +27,7 @@ from recipe.compile.toolchain.target import Target
 from recipe.ground import scratch
 from recipe.ground.environment import QUIET_PIP, kept, site_packages, step
 from recipe.ground.errors import MachineError
+from recipe.ground.project import Project
 
 # torch and CUDA's libraries for one machine, unpacked, and their archives while they are.
 PACKAGES_BYTES = 6 << 30

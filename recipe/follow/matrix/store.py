@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import Bases, Project
+from recipe.bases.releases import Bases
 from recipe.bases.sources import IMPORTER, from_sdists, store_of
 from recipe.follow import footprint, nearby, upstreamed
 from recipe.follow import outcome as follow
@@ -17,6 +17,7 @@ from recipe.follow.matrix import table as matrix
 from recipe.follow.matrix.table import Cell, CellState, Matrix
 from recipe.ground import scratch
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.objects import git, hunks, threeway
 from recipe.series import patch
 from recipe.series import topics as series

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from recipe.bases.releases import Base, Bases, Project
+from recipe.bases.releases import Base, Bases
 from recipe.follow import remembered
 from recipe.follow.matrix.table import Column, place
 from recipe.follow.outcome import Case, Followed, Outcome, apply_exactly, follow
@@ -19,6 +19,7 @@ from recipe.follow.rebase import state as rebase_state
 from recipe.follow.rebase.state import Decision, State, Step, Stop, StopKind
 from recipe.follow.upstreamed import Releases, TakenOff, reversible
 from recipe.ground.errors import ConfigError
+from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.overlay import sha256
 from recipe.series.patch import Patch

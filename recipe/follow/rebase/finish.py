@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.bases.catalog import moved
-from recipe.bases.releases import Base, Project
+from recipe.bases.releases import Base
 from recipe.bases.sources import store_of
 from recipe.follow.outcome import ALIKE
 from recipe.follow.rebase import rewrite
@@ -19,6 +19,7 @@ from recipe.follow.rebase.state import State
 from recipe.ground import scratch
 from recipe.ground.errors import ApplyError, ConfigError
 from recipe.ground.log import say
+from recipe.ground.project import Project
 from recipe.series.lint import due
 from recipe.series.overlay import read_overlay
 from recipe.series.tree import lay

@@ -14,12 +14,12 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from recipe.bases.releases import Project
 from recipe.follow.outcome import Outcome
 from recipe.follow.rebase import state as rebase_state
 from recipe.follow.rebase.advance import Rebase, read
 from recipe.follow.rebase.state import State, Step
 from recipe.ground.errors import ApplyError
+from recipe.ground.project import Project
 from recipe.ground.scratch import write_whole
 from recipe.series import header
 from recipe.series.file import insert_after

@@ -16,8 +16,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import Project
 from recipe.ground.errors import ConfigError, MachineError
+from recipe.ground.project import Project
 from recipe.ground.scratch import write_whole
 
 SCHEMA = 1

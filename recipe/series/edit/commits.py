@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.bases.releases import Base, Bases, Project
+from recipe.bases.releases import Base, Bases
 from recipe.ground import run
 from recipe.ground.errors import ConfigError, UsageError
 from recipe.ground.lock import hold
+from recipe.ground.project import Project
 from recipe.objects.git import Change, Store
 from recipe.objects.repository import WorkTree
 from recipe.series.patch import Patch, parse_patch

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.releases import Base, Bases, Project
+from recipe.bases.releases import Base, Bases
 from recipe.ground.errors import ApplyError, ConfigError, UsageError
+from recipe.ground.project import Project
 from recipe.ground.scratch import write_whole
 from recipe.series.edit.canonical import Stacks, first_base
 from recipe.series.edit.commits import Tree, read_tree
