@@ -21,15 +21,14 @@ from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import store_of
 from recipe.build.plan import Plan, make_plan, wheel_changes
 from recipe.build.testing import Outcome, find_python, test_wheel
-from recipe.compile.component_store import sha256_of
 from recipe.compile.native.members import replaced, with_files
 from recipe.compile.native.stage import Native, NativeOptions, as_built, as_report, carry_out
+from recipe.ground.digest import sha256, sha256_of
 from recipe.ground.errors import AuditError, MachineError, TestsFailed
 from recipe.ground.lock import hold
 from recipe.ground.log import Log
 from recipe.ground.project import Project
 from recipe.ground.run import check_disk, disk_full
-from recipe.series.overlay import sha256
 from recipe.wheel.check import binaries_tag, check_wheel, platform_tag, tag_of
 from recipe.wheel.components import Component
 from recipe.wheel.record import missing, record_files

@@ -13,16 +13,11 @@ from recipe.compile.inner.given import Given
 from recipe.compile.native.settle import Settled
 from recipe.compile.toolchain.target import machine_of
 from recipe.gpu import arch
+from recipe.ground.digest import sha256
 from recipe.ground.errors import UsageError
 from recipe.ground.project import Project
 from recipe.objects.git import Store
-from recipe.series.overlay import (
-    OverlayFile,
-    generated_files,
-    patchset_digest,
-    read_overlay,
-    sha256,
-)
+from recipe.series.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
 from recipe.series.patch import NATIVE, Patch
 from recipe.series.topics import UPSTREAMS, State, Topic, check, resolve
 from recipe.series.tree import Applied, apply_all

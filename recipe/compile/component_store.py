@@ -8,10 +8,10 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import file_digest
 from pathlib import Path
 
 from recipe.compile.configure import Build
+from recipe.ground.digest import sha256_of
 from recipe.ground.log import say
 
 FILES = "files.json"
@@ -64,8 +64,3 @@ def keep(folder: Path, name: str, key: str, files: Mapping[str, Path]) -> dict[s
     shutil.rmtree(place, ignore_errors=True)
     temporary.rename(place)
     return {path: place / "files" / path for path in digests}
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return file_digest(stream, "sha256").hexdigest()

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from recipe.ground.digest import sha256
 from recipe.objects.git import Store
-from recipe.series.overlay import sha256
 
 
 def key(store: Store, before: str, after: str, stack: str) -> str:

@@ -19,8 +19,8 @@ from recipe.gpu import arch, fatbin, kernel_names
 from recipe.gpu.arch import Verdict
 from recipe.gpu.fatbin import Kind
 from recipe.ground import scratch
+from recipe.ground.digest import sha256
 from recipe.ground.errors import AuditError
-from recipe.series.overlay import sha256
 from recipe.wheel import read as wheel_read
 from recipe.wheel.components import ONE_PYTHON, component_name
 

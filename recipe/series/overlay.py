@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 
 from recipe.bases.releases import Base
+from recipe.ground.digest import sha256
 from recipe.ground.project import Project
 from recipe.series.patch import Patch
 
@@ -75,7 +75,3 @@ def patchset_digest(
             rows.append(["overlay", f"{upstream}/{file.path}", file.mode, sha256(file.content)])
     text = json.dumps(rows, separators=(",", ":"), ensure_ascii=True)
     return f"{DIGEST}:{sha256(text.encode())}"
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recipe.build.plan import Plan
-from recipe.series.overlay import sha256
+from recipe.ground.digest import sha256
 from recipe.wheel import sbom
 from recipe.wheel.components import Action, Component
 

@@ -21,6 +21,7 @@ from recipe.follow.rebase.finish import document, finish, finished, forget_rebas
 from recipe.follow.rebase.state import Decision, State, Step
 from recipe.follow.rebase.stop import CONTINUE, leave, settle, tell
 from recipe.ground import run
+from recipe.ground.digest import sha256
 from recipe.ground.errors import (
     ApplyError,
     ConfigError,
@@ -33,7 +34,6 @@ from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.objects import repository
 from recipe.objects.git import Store
-from recipe.series.overlay import sha256
 
 
 def run_rebase(options: argparse.Namespace, project: Project) -> dict[str, Any]:

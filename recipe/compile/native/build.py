@@ -32,6 +32,7 @@ from recipe.compile.toolchain.symbols import check_symbols
 from recipe.gpu.arch import DEVICES, Verdict, rank
 from recipe.gpu.code import verdicts
 from recipe.ground import scratch
+from recipe.ground.digest import sha256_of
 from recipe.ground.errors import AuditError, UsageError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
@@ -130,7 +131,7 @@ def with_scripts(builds: Mapping[str, Build], tree: Path) -> dict[str, Build]:
 def named_files(commands: str, tree: Path) -> dict[str, str]:
     """sha256 by path of the tree's files that stand in a component's commands."""
     paths = sorted({path for path in TREE_FILE.findall(commands) if (tree / path).is_file()})
-    return {f"tree/{path}": component_store.sha256_of(tree / path) for path in paths}
+    return {f"tree/{path}": sha256_of(tree / path) for path in paths}
 
 
 def parse_build(entry: dict[str, object]) -> Build:

@@ -16,12 +16,12 @@ from recipe.follow import outcome as follow
 from recipe.follow.matrix import table as matrix
 from recipe.follow.matrix.table import Cell, CellState, Matrix
 from recipe.ground import scratch
+from recipe.ground.digest import sha256
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.objects import git, hunks, threeway
 from recipe.series import patch
 from recipe.series import topics as series
-from recipe.series.overlay import sha256
 from recipe.series.patch import Patch
 from recipe.series.topics import read_series
 

@@ -18,10 +18,10 @@ from recipe.follow.outcome import Case, Followed, Outcome, apply_exactly, follow
 from recipe.follow.rebase import state as rebase_state
 from recipe.follow.rebase.state import Decision, State, Step, Stop, StopKind
 from recipe.follow.upstreamed import Releases, TakenOff, reversible
+from recipe.ground.digest import sha256
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
 from recipe.objects.git import Store
-from recipe.series.overlay import sha256
 from recipe.series.patch import Patch
 from recipe.series.topics import Topic, read_series, survey
 
