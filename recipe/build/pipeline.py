@@ -9,7 +9,6 @@ import platform as machine_info
 import re
 import shutil
 from dataclasses import asdict, dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -246,13 +245,11 @@ def tests(project: Project, plan: Plan, options: Options, log: Log, wheel: Path)
 def report_of(
     plan: Plan, made: Assembled, native: Native, outcome: Outcome, log: Log, wheel: Path
 ) -> dict[str, Any]:
-    with wheel.open("rb") as stream:
-        found = file_digest(stream, "sha256").hexdigest()
     tag: Tag = next(iter(parse_wheel_filename(wheel.name)[3]))
     return {
         "schema": SCHEMA,
         "wheel": wheel.name,
-        "sha256": found,
+        "sha256": sha256_of(wheel),
         "version": plan.version,
         "platform": tag.platform,
         "base": plan.base.tag,

@@ -6,8 +6,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from recipe.series.patch import named_path
-
 RANGE = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
@@ -99,3 +97,37 @@ def _read_hunk(
         lines=tuple(taken),
     )
     return hunk, position
+
+
+def named_path(raw: bytes) -> str | None:
+    """The path that one line of a diff's header names; None if it names none."""
+    if raw.startswith(b"diff --git "):
+        # Mode changes, empty and binary files have only this line; both halves are the same then.
+        both = raw.removeprefix(b"diff --git ")
+        old, new = both[: len(both) // 2], both[len(both) // 2 + 1 :]
+        prefix = 3 if old.startswith(b'"') else 2
+        if old[prefix:] != new[prefix:]:
+            return None  # a rename or copy: the lines that follow name both sides
+        return plain_name(new).partition("/")[2]
+    name = re.match(rb"(---|\+\+\+|rename (?:from|to)|copy (?:from|to)) ([^\t]+)", raw)
+    if name is None or name[2] == b"/dev/null":
+        return None
+    return plain_name(name[2]).partition("/")[2] if len(name[1]) == 3 else plain_name(name[2])
+
+
+def plain_name(raw: bytes) -> str:
+    if raw.startswith(b'"'):
+        return unquote(raw[1:].removesuffix(b'"'))
+    return raw.decode("utf-8", "replace")
+
+
+def unquote(raw: bytes) -> str:
+    """Undo git's C-style quoting of a path."""
+    plain = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b'"': b'"', b"\\": b"\\"}
+    plain |= {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
+
+    def one(match: re.Match[bytes]) -> bytes:
+        escape = match[1]
+        return plain[escape] if escape in plain else bytes([int(escape, 8)])
+
+    return re.sub(rb'\\([abfnrtv"\\]|[0-7]{3})', one, raw).decode("utf-8", "replace")
