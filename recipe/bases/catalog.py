@@ -17,6 +17,7 @@ from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
 from recipe.bases import pins
+from recipe.bases.components import component_name
 from recipe.bases.download import Link, list_files, list_release
 from recipe.bases.releases import SCHEMA, Archive, Base, Bases, InnerPin, load_bases
 from recipe.bases.sources import import_sdist
@@ -25,7 +26,6 @@ from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.patch import Patch
-from recipe.wheel.components import component_name
 
 MACHINES = ("x86_64", "aarch64")
 HEAD = """\

@@ -96,9 +96,9 @@ def native_options(
     from recipe.build.plan import resolve_series
     from recipe.compile.inner.find import Series as InnerSeries
     from recipe.compile.inner.given import parse_given
+    from recipe.compile.native.choice import parse_choice
     from recipe.compile.native.stage import NativeOptions
     from recipe.compile.native.whole import CRATES
-    from recipe.wheel.components import parse_choice
 
     known = {
         name for patch in resolve_series(project, bases, base).patches for name in patch.components

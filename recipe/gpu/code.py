@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recipe.bases.components import ONE_PYTHON, component_name
 from recipe.gpu import arch, fatbin, kernel_names
 from recipe.gpu.arch import Verdict
 from recipe.gpu.fatbin import Kind
@@ -22,7 +23,6 @@ from recipe.ground import scratch
 from recipe.ground.digest import sha256
 from recipe.ground.errors import AuditError
 from recipe.wheel import read as wheel_read
-from recipe.wheel.components import ONE_PYTHON, component_name
 
 # What a stored reading depends on.
 READERS = (fatbin, kernel_names)

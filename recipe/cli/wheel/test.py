@@ -9,12 +9,12 @@ from typing import Any
 
 from recipe.bases.releases import DEFAULT_ARCH, Base, Bases
 from recipe.build import pipeline
+from recipe.compile.native.choice import Choice, Kind
 from recipe.compile.native.stage import NativeOptions
 from recipe.ground import run
 from recipe.ground.errors import TestsFailed
 from recipe.ground.log import Log, say
 from recipe.ground.project import Project
-from recipe.wheel.components import Choice, Kind
 
 PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks"]
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from recipe.bases.components import lost_pythons, pythons_of
 from recipe.bases.sources import store_of
 from recipe.compile.inner.find import MissingSource
 from recipe.compile.inner.folders import inner_sources, scripted_in
@@ -14,7 +15,6 @@ from recipe.compile.stale import Reason
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say
 from recipe.ground.project import Project
-from recipe.wheel.components import lost_pythons, pythons_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from recipe.bases.components import component_name, listed, lost_pythons, pythons_of
 from recipe.compile.native.stage import Native
-from recipe.wheel.components import Component, component_name, listed, lost_pythons, pythons_of
+from recipe.wheel.components import Component
 
 # Packages that upstream's build copies into the wheel whole, with the extension.
 VENDORED = "vllm/third_party/"

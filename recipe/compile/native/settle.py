@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from recipe.compile.native.choice import Choice, Kind
 from recipe.compile.stale import Reason, enough, merged
 from recipe.gpu.arch import DEVICES, Verdict
 from recipe.gpu.code import ComponentCode
 from recipe.gpu.expected import by_design
-from recipe.wheel.components import Action, Choice, Component, Kind
+from recipe.wheel.components import Action, Component
 
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 # Code that is compiled where it runs serves, and a component without any needs none.

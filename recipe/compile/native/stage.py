@@ -16,6 +16,7 @@ from recipe.compile.inner.find import Series as InnerSeries
 from recipe.compile.inner.folders import as_record, scripted_in
 from recipe.compile.inner.given import Given
 from recipe.compile.native.build import Job, Rebuilt, rebuild, stale
+from recipe.compile.native.choice import Choice, Kind
 from recipe.compile.native.inner_stale import inner_reasons
 from recipe.compile.native.kept import Setting, forecast, kept, would_lose
 from recipe.compile.native.settle import Settled, Verdicts, possible, settle, verdicts_of
@@ -30,7 +31,7 @@ from recipe.gpu.code import published_code
 from recipe.ground.errors import MachineError, UsageError
 from recipe.ground.log import Log, say
 from recipe.ground.project import Project
-from recipe.wheel.components import Action, Choice, Kind
+from recipe.wheel.components import Action
 from recipe.wheel.write import names_in
 
 

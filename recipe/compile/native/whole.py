@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipe.bases.components import component_name
 from recipe.bases.sources import store_of
 from recipe.compile.configure import Build, Step, component_of
 from recipe.compile.inner.folders import InnerSource, declared_in, inner_sources
@@ -20,7 +21,6 @@ from recipe.ground import scratch
 from recipe.ground.errors import CompileError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
-from recipe.wheel.components import component_name
 
 # The name by which --sources gives the folder that `cargo vendor` wrote.
 CRATES = "rust"

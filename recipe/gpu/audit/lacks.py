@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from recipe.bases.components import component_name
 from recipe.bases.releases import Base
 from recipe.gpu import arch
 from recipe.gpu import expected as expected_code
 from recipe.gpu.code import ComponentCode, judge, order
-from recipe.wheel.components import component_name
 
 
 def absent(code: Iterable[ComponentCode], base: Base) -> tuple[str, ...]:
