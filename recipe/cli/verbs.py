@@ -144,8 +144,8 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
     from dataclasses import asdict
     from itertools import pairwise
 
-    from recipe.bases import catalog
     from recipe.compile import deepgemm
+    from recipe.follow.moved import moved
     from recipe.series.topics import read_series
 
     patches = read_series(project)
@@ -153,7 +153,7 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
         move
         for old, new in pairwise(bases.releases)
         if new.tag in options.tags
-        for move in catalog.moved(old, new, [p for p in patches if p.bases.contains(old.version)])
+        for move in moved(old, new, [p for p in patches if p.bases.contains(old.version)])
     ]
     lines = [f"pinned {' '.join(options.tags)} in bases.toml"]
     for move in found:

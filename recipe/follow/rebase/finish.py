@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.catalog import moved
 from recipe.bases.releases import Base
 from recipe.bases.sources import store_of
+from recipe.follow.moved import moved
 from recipe.follow.outcome import ALIKE
 from recipe.follow.rebase import rewrite
 from recipe.follow.rebase import state as rebase_state
