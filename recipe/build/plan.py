@@ -17,23 +17,12 @@ from recipe.ground.digest import sha256
 from recipe.ground.errors import UsageError
 from recipe.ground.project import Project
 from recipe.objects.git import Store
-from recipe.series.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
 from recipe.series.patch import NATIVE, Patch
-from recipe.series.topics import UPSTREAMS, State, Topic, check, resolve
+from recipe.series.topics import Series, State, resolve_series
 from recipe.series.tree import Applied, apply_all
 from recipe.wheel.components import Component, components, in_wheel
 
 SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """The series resolved on a base. files are the overlay's, the generated ones included."""
-
-    topics: tuple[Topic, ...]
-    patches: tuple[Patch, ...]
-    files: tuple[OverlayFile, ...]
-    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,29 +45,6 @@ class Plan:
     version: str
     not_carried: tuple[str, ...]
     deepgemm: deepgemm.DeepGemm
-
-
-def resolve_series(project: Project, bases: Bases, base: Base, upstream: str = "vllm") -> Series:
-    return series_on(project, base, check(project, bases), upstream)
-
-
-def series_on(
-    project: Project, base: Base, patches: tuple[Patch, ...], upstream: str = "vllm"
-) -> Series:
-    """`patches`, a whole series that is in order, resolved on a base."""
-    topics = resolve(patches, base)
-    chosen = tuple(
-        topic.patch
-        for topic in topics
-        if topic.state == State.APPLIES and topic.patch is not None
-        if topic.patch.upstream == upstream
-    )
-    return Series(
-        topics=topics,
-        patches=chosen,
-        files=read_overlay(project, upstream) + generated_files(base, chosen),
-        digest=patchset_digest(project, patches, UPSTREAMS),
-    )
 
 
 def make_plan(

@@ -19,9 +19,9 @@ from recipe.ground.project import Project
 
 if TYPE_CHECKING:
     from recipe.bases.sources import Source
-    from recipe.build.plan import Series
     from recipe.follow.matrix.table import Matrix
     from recipe.objects.git import Store
+    from recipe.series.topics import Series
 
 
 def run_apply(options: argparse.Namespace, project: Project) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def find_series(
 ) -> tuple[Series, Store, Source]:
     """The series on the base, and the source that was asked for, in the store."""
     from recipe.bases import sources
-    from recipe.build.plan import resolve_series
+    from recipe.series.topics import resolve_series
 
     series = resolve_series(project, bases, base, options.upstream)
     source = sources.upstream_source(

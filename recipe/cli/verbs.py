@@ -93,12 +93,12 @@ def native_options(
     options: argparse.Namespace, project: Project, bases: Bases, base: Base
 ) -> NativeOptions:
     """What --native and its companions ask for."""
-    from recipe.build.plan import resolve_series
     from recipe.compile.inner.find import Series as InnerSeries
     from recipe.compile.inner.given import parse_given
     from recipe.compile.native.choice import parse_choice
     from recipe.compile.native.stage import NativeOptions
     from recipe.compile.native.whole import CRATES
+    from recipe.series.topics import resolve_series
 
     known = {
         name for patch in resolve_series(project, bases, base).patches for name in patch.components

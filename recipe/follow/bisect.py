@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from recipe.bases.releases import Base
-from recipe.build.plan import Series
 from recipe.ground import run, scratch
 from recipe.ground.errors import TestsFailed
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.objects.repository import WorkTree, callers_environment
+from recipe.series.topics import Series
 from recipe.series.tree import OVERLAY, apply_all, write_repository
 
 SKIP = 125  # "can't be judged", as git bisect has it

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 
-from recipe.build.plan import Series
 from recipe.ground import scratch
 from recipe.ground.errors import ConfigError
 from recipe.objects.git import Store
 from recipe.series.patch import Patch, outside_hunks, split_diff
+from recipe.series.topics import Series
 from recipe.series.tree import OVERLAY, Applied
 
 OVERLAY_FILE = "overlay.patch"

@@ -14,6 +14,7 @@ from recipe.bases.releases import Base, Bases
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
 from recipe.series.file import entry_of
+from recipe.series.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
 from recipe.series.patch import Patch, read_patch
 
 UPSTREAMS = ("vllm", "deepgemm")
@@ -188,4 +189,37 @@ def wrong(line: int, why: str) -> ConfigError:
         f"series.txt:{line}: {why}",
         means="Nothing was applied.",
         next=f"mend line {line} of series.txt",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The series resolved on a base. files are the overlay's, the generated ones included."""
+
+    topics: tuple[Topic, ...]
+    patches: tuple[Patch, ...]
+    files: tuple[OverlayFile, ...]
+    digest: str
+
+
+def resolve_series(project: Project, bases: Bases, base: Base, upstream: str = "vllm") -> Series:
+    return series_on(project, base, check(project, bases), upstream)
+
+
+def series_on(
+    project: Project, base: Base, patches: tuple[Patch, ...], upstream: str = "vllm"
+) -> Series:
+    """`patches`, a whole series that is in order, resolved on a base."""
+    topics = resolve(patches, base)
+    chosen = tuple(
+        topic.patch
+        for topic in topics
+        if topic.state == State.APPLIES and topic.patch is not None
+        if topic.patch.upstream == upstream
+    )
+    return Series(
+        topics=topics,
+        patches=chosen,
+        files=read_overlay(project, upstream) + generated_files(base, chosen),
+        digest=patchset_digest(project, patches, UPSTREAMS),
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import store_of, upstream_source
-from recipe.build.plan import Series, series_on
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.patch import Patch
+from recipe.series.topics import Series, series_on
 from recipe.series.tree import Applied, apply_all
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.bases.releases import Base, Bases
-from recipe.build.plan import Series
 from recipe.ground.errors import UsageError
 from recipe.objects.git import Store
 from recipe.series.patch import TOPIC, Patch
+from recipe.series.topics import Series
 from recipe.series.tree import Applied, apply_all, through, write_repository
 
 
