@@ -19,9 +19,10 @@ from recipe.bases.download import fetch
 from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import store_of
 from recipe.build.plan import Plan, make_plan, wheel_changes
-from recipe.build.testing import Outcome, find_python, test_wheel
+from recipe.build.testing import Outcome, test_wheel
 from recipe.compile.native.members import replaced, with_files
 from recipe.compile.native.stage import Native, NativeOptions, as_built, as_report, carry_out
+from recipe.compile.toolchain.python import find_python
 from recipe.ground.digest import sha256, sha256_of
 from recipe.ground.errors import AuditError, MachineError, TestsFailed
 from recipe.ground.lock import hold

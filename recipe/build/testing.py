@@ -9,9 +9,6 @@ sees that set behind it. The test environment takes the base's own torch unless 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import sys
 import tomllib
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -23,9 +20,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from recipe.bases.releases import Base
+from recipe.compile.toolchain.python import find_python
 from recipe.ground import run, scratch
 from recipe.ground.environment import QUIET_PIP, Needs, dependencies, see_behind
-from recipe.ground.errors import ConfigError, MachineError, TestsFailed, UsageError
+from recipe.ground.errors import ConfigError, TestsFailed
 from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.tree import Applied
@@ -84,41 +82,6 @@ def test_wheel(
             next="look at the lines above for why they were skipped",
         )
     return outcome
-
-
-def this_python() -> str:
-    """The version of the Python that runs this, major.minor."""
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def find_python(base: Base, asked: str | None) -> tuple[str, str]:
-    """An interpreter the base allows and its version, major.minor."""
-    here = this_python()
-    wanted = asked or here
-    if not re.fullmatch(r"3\.\d+", wanted):
-        raise UsageError(f"--python {wanted!r}: write it as 3.12", next="python build.py --help")
-    if f"{wanted}.0" not in base.python:
-        raise UsageError(
-            f"{base.tag} needs Python {base.python}; this would test it with {wanted}",
-            next=f"python build.py --base {base.tag} --python 3.12 ...",
-        )
-    if wanted == here:
-        return getattr(sys, "_base_executable", sys.executable), here
-    found = shutil.which(f"python{wanted}")
-    if found is None:
-        raise MachineError(
-            f"python{wanted} is not on this machine's PATH",
-            next=f"install Python {wanted}, or test with another: --python {here}",
-        )
-    try:
-        said = run.output([found, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
-    except run.CommandFailed as error:
-        raise MachineError(
-            f"{found} doesn't start: {error.stderr.strip()}", next="mend it"
-        ) from None
-    if said.decode().strip() != wanted:
-        raise MachineError(f"{found} is Python {said.decode().strip()}", next="mend the PATH")
-    return found, wanted
 
 
 def requirements(project: Project, base: Base, wheel: Path) -> tuple[str, ...]:

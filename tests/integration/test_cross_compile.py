@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from recipe.bases.releases import Bases
-from recipe.build.testing import find_python
 from recipe.compile.configure import Place, configure
 from recipe.compile.ninja import compile_components
 from recipe.compile.toolchain import toolkit
 from recipe.compile.toolchain.environment import NativeEnv, native_env
+from recipe.compile.toolchain.python import find_python
 from recipe.compile.toolchain.symbols import check_symbols
 from recipe.compile.toolchain.target import TARGETS
 from recipe.gpu.arch import Verdict

@@ -17,11 +17,11 @@ import pytest
 from recipe.bases.releases import Bases
 from recipe.bases.sources import store_of
 from recipe.build.plan import make_plan
-from recipe.build.testing import find_python
 from recipe.compile.configure import Build, Place, configure, read_builds, variables
 from recipe.compile.inner.folders import inner_sources
 from recipe.compile.native.build import Job, configured, place_of, request_for, stale
 from recipe.compile.toolchain.environment import NativeEnv, native_env
+from recipe.compile.toolchain.python import find_python
 from recipe.gpu.arch import Verdict, parse
 from recipe.gpu.code import verdicts
 from recipe.ground import run

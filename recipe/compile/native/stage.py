@@ -10,7 +10,6 @@ from typing import Any
 
 from recipe.bases.sources import store_of
 from recipe.build.plan import Plan
-from recipe.build.testing import find_python, this_python
 from recipe.compile import deepgemm
 from recipe.compile.inner.find import Series as InnerSeries
 from recipe.compile.inner.folders import as_record, scripted_in
@@ -25,6 +24,7 @@ from recipe.compile.ninja import Compiled
 from recipe.compile.toolchain.cross import cross_env
 from recipe.compile.toolchain.environment import NativeEnv, native_env
 from recipe.compile.toolchain.host_compiler import check_gcc
+from recipe.compile.toolchain.python import find_python, this_python
 from recipe.compile.toolchain.target import reachable, target_of, this_machine
 from recipe.compile.whole import Whole
 from recipe.gpu.code import published_code
