@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from recipe.bases.releases import DEFAULT_ARCH, Archive, Base, Bases
-from recipe.bases.sources import Source, store_of, vllm_source
+from recipe.bases.releases import DEFAULT_ARCH, Base, Bases
+from recipe.bases.sources import store_of, vllm_source
 from recipe.compile import deepgemm
 from recipe.compile.inner.given import Given
 from recipe.compile.native.settle import Settled
@@ -21,29 +21,18 @@ from recipe.series.patch import NATIVE, Patch
 from recipe.series.topics import Series, State, resolve_series
 from recipe.series.tree import Applied, apply_all
 from recipe.wheel.components import Component, components, in_wheel
+from recipe.wheel.origin import Origin
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that decides the wheel's bytes, and what a person wants to know beforehand.
+class Plan(Origin):
+    """Everything that decides the wheel's bytes, and what a person wants to know beforehand."""
 
-    published: upstream's wheel for the machine. not_carried: changed upstream paths that no wheel
-    holds (build scripts), by path.
-    """
-
-    base: Base
-    source: Source
-    series: Series
-    applied: Applied
     arch: arch.ArchPlan
     components: tuple[Component, ...]
-    published: Archive
-    machine: str
     platform: str | None
-    version: str
-    not_carried: tuple[str, ...]
     deepgemm: deepgemm.DeepGemm
 
 

@@ -12,18 +12,18 @@ import uuid
 from typing import Any
 
 from recipe.bases.releases import InnerPin
-from recipe.build.plan import Plan
 from recipe.series.patch import Patch
+from recipe.wheel.origin import Origin
 
 FILE = "vllm-sm12x.cdx.json"
 # A name space of our own, so that the same wheel always has the same serial number.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:vllm-sm12x:sbom")
 
 
-def sbom(plan: Plan) -> bytes:
+def sbom(origin: Origin) -> bytes:
     """The document for a planned wheel."""
-    version = plan.version
-    serial = uuid.uuid5(NAMESPACE, f"{version} {plan.machine} {plan.series.digest}")
+    version = origin.version
+    serial = uuid.uuid5(NAMESPACE, f"{version} {origin.machine} {origin.series.digest}")
     document: dict[str, Any] = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -38,20 +38,20 @@ def sbom(plan: Plan) -> bytes:
                 "purl": f"pkg:pypi/vllm@{version.replace('+', '%2B')}",
                 "licenses": [{"license": {"id": "Apache-2.0"}}],
                 "pedigree": {
-                    "ancestors": ancestors(plan),
-                    "patches": [patch_entry(patch) for patch in plan.series.patches],
-                    "notes": plan.series.digest,
+                    "ancestors": ancestors(origin),
+                    "patches": [patch_entry(patch) for patch in origin.series.patches],
+                    "notes": origin.series.digest,
                 },
             }
         },
-        "components": [inner(pin) for pin in plan.base.inner],
+        "components": [inner(pin) for pin in origin.base.inner],
     }
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def ancestors(plan: Plan) -> list[dict[str, Any]]:
+def ancestors(origin: Origin) -> list[dict[str, Any]]:
     """Upstream's source archive, which is patched, and the wheel that the binaries are from."""
-    version = str(plan.base.version)
+    version = str(origin.base.version)
     return [
         {
             "type": "library",
@@ -61,7 +61,7 @@ def ancestors(plan: Plan) -> list[dict[str, Any]]:
             "purl": f"pkg:pypi/vllm@{version}?file_name={archive.name}",
             "hashes": [{"alg": "SHA-256", "content": archive.sha256}],
         }
-        for archive in (plan.base.sdist, plan.published)
+        for archive in (origin.base.sdist, origin.published)
     ]
 
 
