@@ -18,10 +18,11 @@ from packaging.utils import parse_wheel_filename
 from recipe.bases.download import fetch
 from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import store_of
-from recipe.build.plan import Plan, make_plan, wheel_changes
+from recipe.build.plan import Plan, make_plan, wanted, wheel_changes
 from recipe.build.testing import Outcome, test_wheel
 from recipe.compile.native.members import replaced, with_files
-from recipe.compile.native.stage import Native, NativeOptions, as_built, as_report, carry_out
+from recipe.compile.native.stage import Native, as_built, as_report, carry_out
+from recipe.compile.native.wanted import NativeOptions
 from recipe.compile.toolchain.python import find_python
 from recipe.ground.digest import sha256, sha256_of
 from recipe.ground.errors import AuditError, MachineError, TestsFailed
@@ -83,7 +84,7 @@ def build(project: Project, bases: Bases, base: Base, options: Options, log: Log
             cache=project.cache,
             offline=options.offline,
         )
-    native = carry_out(project, plan, options.native, published, log)
+    native = carry_out(project, wanted(plan, options.native), published, log)
     with log.stage("tag", "Computing the platform tag from the shared objects"):
         tag = choose_tag(plan.platform, computed_tag(project, plan, published, native))
     with hold(options.out / ".lock", f"the folder {options.out}"):

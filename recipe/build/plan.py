@@ -11,6 +11,7 @@ from recipe.bases.sources import store_of, vllm_source
 from recipe.compile import deepgemm
 from recipe.compile.inner.given import Given
 from recipe.compile.native.settle import Settled
+from recipe.compile.native.wanted import Job, NativeOptions, Wanted
 from recipe.compile.toolchain.target import machine_of
 from recipe.gpu import arch
 from recipe.ground.digest import sha256
@@ -68,6 +69,29 @@ def make_plan(
         version=f"{base.version}+sm12x.{bases.revision}",
         not_carried=not_carried(applied),
         deepgemm=deepgemm.of_base(store, upstream.commit, base, given),
+    )
+
+
+def wanted(plan: Plan, options: NativeOptions) -> Wanted:
+    """What a plan and the command line ask of a compile."""
+    return Wanted(
+        job=Job(
+            base=plan.base,
+            applied=plan.applied,
+            asked=plan.arch.asked,
+            given=options.given,
+            inner_series=options.series,
+            jobs=options.jobs,
+            cache=options.cache,
+            offline=options.offline,
+        ),
+        choice=options.choice,
+        python=options.python,
+        declared=plan.components,
+        deepgemm=plan.deepgemm,
+        published=plan.published,
+        machine=plan.machine,
+        version=plan.version,
     )
 
 

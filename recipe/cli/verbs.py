@@ -18,7 +18,7 @@ from recipe.ground.project import Project
 if TYPE_CHECKING:
     from recipe.build.plan import Plan
     from recipe.compile.deepgemm import DeepGemm
-    from recipe.compile.native.stage import NativeOptions
+    from recipe.compile.native.wanted import NativeOptions
 
 
 def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         given=native.given,
     )
     wheel = published_wheel(project, made)
-    settled = native_stage.foresee(project, made, native, wheel)
+    settled = native_stage.foresee(project, plan.wanted(made, native), wheel)
     show(options, plan.as_text(made, settled))
     return plan.as_json(made, settled)
 
@@ -96,7 +96,7 @@ def native_options(
     from recipe.compile.inner.find import Series as InnerSeries
     from recipe.compile.inner.given import parse_given
     from recipe.compile.native.choice import parse_choice
-    from recipe.compile.native.stage import NativeOptions
+    from recipe.compile.native.wanted import NativeOptions
     from recipe.compile.native.whole import CRATES
     from recipe.series.topics import resolve_series
 

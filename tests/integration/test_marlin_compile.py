@@ -19,7 +19,8 @@ from recipe.bases.sources import store_of
 from recipe.build.plan import make_plan
 from recipe.compile.configure import Build, Place, configure, read_builds, variables
 from recipe.compile.inner.folders import inner_sources
-from recipe.compile.native.build import Job, configured, place_of, request_for, stale
+from recipe.compile.native.build import configured, place_of, request_for, stale
+from recipe.compile.native.wanted import Job
 from recipe.compile.toolchain.environment import NativeEnv, native_env
 from recipe.compile.toolchain.python import find_python
 from recipe.gpu.arch import Verdict, parse

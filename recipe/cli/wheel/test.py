@@ -10,7 +10,7 @@ from typing import Any
 from recipe.bases.releases import DEFAULT_ARCH, Base, Bases
 from recipe.build import pipeline
 from recipe.compile.native.choice import Choice, Kind
-from recipe.compile.native.stage import NativeOptions
+from recipe.compile.native.wanted import NativeOptions
 from recipe.ground import run
 from recipe.ground.errors import TestsFailed
 from recipe.ground.log import Log, say

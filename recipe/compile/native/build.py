@@ -12,18 +12,17 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from recipe.bases.releases import Base
 from recipe.bases.sources import store_of
 from recipe.compile import component_store
 from recipe.compile.configure import Build, Place, Step, configure, read_builds
 from recipe.compile.inner.find import Kind as InnerKind
-from recipe.compile.inner.find import Request, Series
+from recipe.compile.inner.find import Request
 from recipe.compile.inner.folders import InnerSource, as_defines, as_env, declared_in, inner_sources
-from recipe.compile.inner.given import Given
 from recipe.compile.inner.tree import working_copy
+from recipe.compile.native.wanted import Job
 from recipe.compile.ninja import Compiled, compile_components
 from recipe.compile.stale import Reason, best, changed, enough, merged, unserved
 from recipe.compile.toolchain import sccache
@@ -36,7 +35,6 @@ from recipe.ground.digest import sha256_of
 from recipe.ground.errors import AuditError, UsageError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
-from recipe.series.tree import Applied
 
 # Inner sources whose own build writes into their folder.
 BUILT_IN = ("deepgemm",)
@@ -44,28 +42,6 @@ BUILT_IN = ("deepgemm",)
 SCHEMA = 3
 # A file of the tree in a command that has this machine's folders left out.
 TREE_FILE = re.compile(r"(?<![\w/.-])tree/([\w./+-]+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A patched tree to compile from, and how. arch_list: TORCH_CUDA_ARCH_LIST, asked: its parts.
-
-    inner_series: what goes on inner sources. jobs: compilers at once, None to choose. cache: which
-    compiler cache.
-    """
-
-    base: Base
-    applied: Applied
-    asked: tuple[str, ...]
-    given: Given = field(default_factory=Given)
-    inner_series: Mapping[str, Series] = field(default_factory=dict)
-    jobs: int | None = None
-    cache: str = "auto"
-    offline: bool = False
-
-    @property
-    def arch_list(self) -> str:
-        return ";".join(self.asked)
 
 
 @dataclass(frozen=True, kw_only=True)

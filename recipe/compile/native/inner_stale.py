@@ -9,7 +9,7 @@ from recipe.bases.releases import Base, InnerPin
 from recipe.bases.sources import store_of
 from recipe.compile.inner.folders import declared_in
 from recipe.compile.inner.given import Shape, shape_of
-from recipe.compile.native.build import Job
+from recipe.compile.native.wanted import Job
 from recipe.compile.stale import Reason
 from recipe.ground import run
 from recipe.ground.project import Project

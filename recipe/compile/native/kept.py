@@ -10,7 +10,8 @@ from recipe.bases.components import lost_pythons, pythons_of
 from recipe.bases.sources import store_of
 from recipe.compile.inner.find import MissingSource
 from recipe.compile.inner.folders import inner_sources, scripted_in
-from recipe.compile.native.build import Job, request_for
+from recipe.compile.native.build import request_for
+from recipe.compile.native.wanted import Job
 from recipe.compile.stale import Reason
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say

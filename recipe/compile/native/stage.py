@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recipe.bases.sources import store_of
-from recipe.build.plan import Plan
 from recipe.compile import deepgemm
-from recipe.compile.inner.find import Series as InnerSeries
 from recipe.compile.inner.folders import as_record, scripted_in
-from recipe.compile.inner.given import Given
-from recipe.compile.native.build import Job, Rebuilt, rebuild, stale
-from recipe.compile.native.choice import Choice, Kind
+from recipe.compile.native.build import Rebuilt, rebuild, stale
+from recipe.compile.native.choice import Kind
 from recipe.compile.native.inner_stale import inner_reasons
 from recipe.compile.native.kept import Setting, forecast, kept, would_lose
 from recipe.compile.native.settle import Settled, Verdicts, possible, settle, verdicts_of
+from recipe.compile.native.wanted import Wanted
 from recipe.compile.native.whole import WholeBuild, whole
 from recipe.compile.ninja import Compiled
 from recipe.compile.toolchain.cross import cross_env
@@ -33,19 +30,6 @@ from recipe.ground.log import Log, say
 from recipe.ground.project import Project
 from recipe.wheel.components import Action
 from recipe.wheel.write import names_in
-
-
-@dataclass(frozen=True, kw_only=True)
-class NativeOptions:
-    """What the command line asks of a compile. python: 3.N, None for this one."""
-
-    choice: Choice
-    given: Given = field(default_factory=Given)
-    series: Mapping[str, InnerSeries] = field(default_factory=dict)
-    jobs: int | None = None
-    cache: str = "auto"
-    python: str | None = None
-    offline: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,83 +53,68 @@ class Native:
         return found
 
 
-def job_of(plan: Plan, options: NativeOptions) -> Job:
-    return Job(
-        base=plan.base,
-        applied=plan.applied,
-        asked=plan.arch.asked,
-        given=options.given,
-        inner_series=options.series,
-        jobs=options.jobs,
-        cache=options.cache,
-        offline=options.offline,
-    )
-
-
-def foresee(project: Project, plan: Plan, options: NativeOptions, wheel: Path | None) -> Settled:
+def foresee(project: Project, wanted: Wanted, wheel: Path | None) -> Settled:
     """For a plan: measured where the build environment is in the cache, else as patches declare.
 
     wheel: the published one, if it is in the cache. Nothing is fetched, made or compiled.
     """
-    kind = options.choice.kind
+    kind = wanted.choice.kind
     if kind in (Kind.NAMED, Kind.ALL):
-        check_crossing(project, plan, options.choice)
-    if kind != Kind.AUTO or not reachable(plan.machine):
-        return settle(options.choice, plan.components, None, {})
-    job = job_of(plan, options)
-    published = verdicts(project, plan, wheel) if wheel else {}
+        check_crossing(project, wanted)
+    if kind != Kind.AUTO or not reachable(wanted.machine):
+        return settle(wanted.choice, wanted.declared, None, {})
+    job = wanted.job
+    published = verdicts(project, wanted, wheel) if wheel else {}
     raised = inner_reasons(project, job)
-    maybe = possible(plan.components, published, job.asked, raised)
+    maybe = possible(wanted.declared, published, job.asked, raised)
     if wheel and not maybe:
-        return settle(options.choice, plan.components, [], {})
-    setting = setting_of(plan, options, wheel)
+        return settle(wanted.choice, wanted.declared, [], {})
+    setting = setting_of(wanted, wheel)
     ahead = forecast(project, job, setting, maybe)
     if {reason.component for reason in maybe} - {*ahead.kept, *ahead.unfetched}:
-        check_crossing(project, plan, options.choice)
+        check_crossing(project, wanted)
     elif maybe and not ahead.unfetched:
         # What of upstream's wheel serves no device isn't known without it.
-        found = settle(options.choice, plan.components, maybe, ahead.kept)
+        found = settle(wanted.choice, wanted.declared, maybe, ahead.kept)
         return replace(found, measured=wheel is not None)
     try:
-        env = env_for(project, plan, options, offline=True)
+        env = env_for(project, wanted, offline=True)
     except MachineError:
-        found = settle(options.choice, plan.components, maybe, ahead.kept, ahead.unfetched)
+        found = settle(wanted.choice, wanted.declared, maybe, ahead.kept, ahead.unfetched)
         return replace(found, measured=False)
     reasons = stale(project, env, job, published, raised)
     ahead = forecast(project, job, setting, reasons)
-    return settle(options.choice, plan.components, reasons, ahead.kept, ahead.unfetched)
+    return settle(wanted.choice, wanted.declared, reasons, ahead.kept, ahead.unfetched)
 
 
-def carry_out(
-    project: Project, plan: Plan, options: NativeOptions, wheel: Path, log: Log
-) -> Native:
+def carry_out(project: Project, wanted: Wanted, wheel: Path, log: Log) -> Native:
     """For a build: compile what is named, or (auto) what is stale and whose sources can be had."""
-    choice = options.choice
+    choice = wanted.choice
     if choice.kind in (Kind.NAMED, Kind.ALL):
-        check_crossing(project, plan, choice)
-    if choice.kind == Kind.NONE or not reachable(plan.machine):
-        return Native(settled=settle(choice, plan.components, None, {}))
-    job = job_of(plan, options)
+        check_crossing(project, wanted)
+    if choice.kind == Kind.NONE or not reachable(wanted.machine):
+        return Native(settled=settle(choice, wanted.declared, None, {}))
     if choice.kind == Kind.ALL:
-        return everything(project, plan, options, job, log)
+        return everything(project, wanted, log)
+    job = wanted.job
     published: Verdicts = {}
-    setting = setting_of(plan, options, wheel)
+    setting = setting_of(wanted, wheel)
     if choice.kind == Kind.AUTO:
-        published = verdicts(project, plan, wheel)
-        settled = without_cmake(project, plan, job, choice, published, setting)
+        published = verdicts(project, wanted, wheel)
+        settled = without_cmake(project, wanted, published, setting)
         if settled is not None:
             return Native(settled=told(settled))
     stay: dict[str, str] = {}
     with log.stage("configure", "Asking upstream's CMake what is stale"):
-        env = env_for(project, plan, options, offline=options.offline)
+        env = env_for(project, wanted, offline=wanted.job.offline)
         reasons = stale(project, env, job, published, inner_reasons(project, job))
         if choice.kind == Kind.AUTO:
             stay = kept(project, job, setting, reasons)
-    settled = told(settle(choice, plan.components, reasons, stay))
+    settled = told(settle(choice, wanted.declared, reasons, stay))
     if not settled.rebuild:
         return Native(settled=settled)
     if deepgemm.COMPONENT in settled.rebuild:
-        deepgemm.check_usable(plan.deepgemm)
+        deepgemm.check_usable(wanted.deepgemm)
     for name in settled.rebuild:
         if lost := would_lose(name, setting):
             say(f"  {name}: compiled with Python {setting.python} it will be gone for {lost}")
@@ -155,45 +124,43 @@ def carry_out(
     return Native(settled=settled, rebuilt=rebuilt, env=env)
 
 
-def everything(project: Project, plan: Plan, options: NativeOptions, job: Job, log: Log) -> Native:
+def everything(project: Project, wanted: Wanted, log: Log) -> Native:
     """--native all."""
-    deepgemm.check_usable(plan.deepgemm)
-    env = env_for(project, plan, options, offline=options.offline)
+    deepgemm.check_usable(wanted.deepgemm)
+    env = env_for(project, wanted, offline=wanted.job.offline)
     with log.stage("compile", "Running the whole of upstream's build"):
-        made = whole(project, env, job, plan.version)
+        made = whole(project, env, wanted.job, wanted.version)
         say(f"  {how_long(made.built)}; network: {made.built.network}")
-    settled = settle(options.choice, plan.components, None, {})
+    settled = settle(wanted.choice, wanted.declared, None, {})
     return Native(settled=settled, whole=made, env=env)
 
 
 def without_cmake(
     project: Project,
-    plan: Plan,
-    job: Job,
-    choice: Choice,
+    wanted: Wanted,
     published: Verdicts,
     setting: Setting,
 ) -> Settled | None:
     """The answer where none is needed of CMake: nothing may be stale, or all of it stays."""
-    inner = inner_reasons(project, job)
-    maybe = possible(plan.components, published, job.asked, inner)
-    stay = kept(project, job, setting, maybe)
-    return settle(choice, plan.components, maybe, stay) if len(stay) == len(maybe) else None
+    inner = inner_reasons(project, wanted.job)
+    maybe = possible(wanted.declared, published, wanted.job.asked, inner)
+    stay = kept(project, wanted.job, setting, maybe)
+    return settle(wanted.choice, wanted.declared, maybe, stay) if len(stay) == len(maybe) else None
 
 
-def setting_of(plan: Plan, options: NativeOptions, wheel: Path | None) -> Setting:
+def setting_of(wanted: Wanted, wheel: Path | None) -> Setting:
     return Setting(
         published=tuple(names_in(wheel)) if wheel else (),
-        python=options.python or this_python(),
-        crossing="" if plan.machine == this_machine() else plan.machine,
-        useless=useless(plan),
+        python=wanted.python or this_python(),
+        crossing="" if wanted.machine == this_machine() else wanted.machine,
+        useless=useless(wanted),
     )
 
 
-def useless(plan: Plan) -> frozenset[str]:
+def useless(wanted: Wanted) -> frozenset[str]:
     """DeepGEMM where the published one has no kernels for any asked device: all are 12.x."""
-    theirs = plan.deepgemm.carried_sm12x is False
-    ours = all(asked.startswith("12.") for asked in plan.arch.asked)
+    theirs = wanted.deepgemm.carried_sm12x is False
+    ours = all(asked.startswith("12.") for asked in wanted.job.asked)
     return frozenset({deepgemm.COMPONENT}) if theirs and ours else frozenset()
 
 
@@ -205,42 +172,42 @@ def told(settled: Settled) -> Settled:
     return settled
 
 
-def verdicts(project: Project, plan: Plan, wheel: Path) -> Verdicts:
-    return verdicts_of(published_code(wheel, plan.published.sha256, project.cache))
+def verdicts(project: Project, wanted: Wanted, wheel: Path) -> Verdicts:
+    return verdicts_of(published_code(wheel, wanted.published.sha256, project.cache))
 
 
-def check_crossing(project: Project, plan: Plan, choice: Choice) -> None:
+def check_crossing(project: Project, wanted: Wanted) -> None:
     """Say what stands against compiling for another machine before anything is made or fetched."""
-    target = target_of(plan.machine)
+    target = target_of(wanted.machine)
     if target is None:
         return
-    if choice.kind == Kind.ALL:
+    if wanted.choice.kind == Kind.ALL:
         raise UsageError(
             f"--native all runs upstream's whole build, for {this_machine()} on this machine",
-            means=f"For {plan.machine} this machine compiles extensions by name or where stale.",
-            next=f"python build.py --platform {plan.machine} --native auto ...",
+            means=f"For {wanted.machine} this machine compiles extensions by name or where stale.",
+            next=f"python build.py --platform {wanted.machine} --native auto ...",
         )
-    by_script = scripted_in(store_of(project), plan.applied.head)
-    if impossible := [name for name in choice.names if name in by_script]:
+    by_script = scripted_in(store_of(project), wanted.job.applied.head)
+    if impossible := [name for name in wanted.choice.names if name in by_script]:
         raise UsageError(
-            f"{impossible[0]} of {plan.base.tag} is compiled by a script of upstream's, "
+            f"{impossible[0]} of {wanted.job.base.tag} is compiled by a script of upstream's, "
             f"for {this_machine()} on this machine",
-            means=f"No compiler for {plan.machine} can be handed to it.",
-            next=f"run the build on a machine of {plan.machine}, or leave {impossible[0]} out of "
+            means=f"No compiler for {wanted.machine} can be handed to it.",
+            next=f"run the build on a machine of {wanted.machine}, or leave {impossible[0]} out of "
             "--native",
         )
     target.tool("g++")
 
 
-def env_for(project: Project, plan: Plan, options: NativeOptions, *, offline: bool) -> NativeEnv:
+def env_for(project: Project, wanted: Wanted, *, offline: bool) -> NativeEnv:
     """The build environment for the wheel's machine."""
-    interpreter, version = find_python(plan.base, options.python)
-    target = target_of(plan.machine)
-    cmake = store_of(project).read(plan.applied.head, "CMakeLists.txt").decode()
-    check_gcc(cmake, plan.base.tag, target.tool("g++") if target else None)
+    interpreter, version = find_python(wanted.job.base, wanted.python)
+    target = target_of(wanted.machine)
+    cmake = store_of(project).read(wanted.job.applied.head, "CMakeLists.txt").decode()
+    check_gcc(cmake, wanted.job.base.tag, target.tool("g++") if target else None)
     if target is None:
-        return native_env(project, plan.base, interpreter, version, offline=offline)
-    return cross_env(project, plan.base, target, interpreter, version, offline=offline)
+        return native_env(project, wanted.job.base, interpreter, version, offline=offline)
+    return cross_env(project, wanted.job.base, target, interpreter, version, offline=offline)
 
 
 def describe(rebuilt: Rebuilt) -> str:

@@ -13,7 +13,8 @@ from recipe.bases.components import component_name
 from recipe.bases.sources import store_of
 from recipe.compile.configure import Build, Step, component_of
 from recipe.compile.inner.folders import InnerSource, declared_in, inner_sources
-from recipe.compile.native.build import Job, check, prepare, request_for
+from recipe.compile.native.build import check, prepare, request_for
+from recipe.compile.native.wanted import Job
 from recipe.compile.toolchain import sccache
 from recipe.compile.toolchain.environment import NativeEnv
 from recipe.compile.whole import Order, Whole, build_whole
