@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from recipe.cli.options import VERBS
+from recipe.cli.verbs import VERBS
 from recipe.ground.errors import INTERRUPTED, RecipeError
 from recipe.ground.log import say
 from recipe.ground.project import open_project

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipe.bases.releases import load_bases
-from recipe.cli.wheel.audit import open_wheel
+from recipe.gpu.audit.wheels import open_wheel
 from recipe.gpu.code import wheel_code
 from recipe.ground.errors import AuditError
 from recipe.wheel import read as wheel_read

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a rebase that can't be done, said before anything is."""
+"""What is asked of a rebase; what of it can't be done is said before anything is."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
 from recipe.follow.rebase import state as rebase_state
 from recipe.follow.rebase.advance import Rebase
@@ -14,13 +14,32 @@ from recipe.ground.errors import SourceError, UsageError
 from recipe.series.patch import Patch
 
 
-def check_alone(options: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options of a rebase. resume: go on after a stop. skip: as what the stopped patch goes.
+
+    accept: patches, by path or topic, whose merge is taken although it does something else.
+    """
+
+    onto: str | None
+    origin: str | None
+    exec: str | None
+    accept: tuple[str, ...]
+    resume: bool
+    skip: str | None
+    abort: bool
+    source: str
+    offline: bool
+    upstream: str
+
+
+def check_alone(asked: Asked) -> None:
     """A rebase goes on as it was begun."""
     given = {
-        "--onto": options.onto,
-        "--from": options.origin,
-        "--exec": options.exec,
-        "--source": options.source != "auto",
+        "--onto": asked.onto,
+        "--from": asked.origin,
+        "--exec": asked.exec,
+        "--source": asked.source != "auto",
     }
     for name, value in given.items():
         if value:
@@ -30,16 +49,17 @@ def check_alone(options: argparse.Namespace) -> None:
             )
 
 
-def check_accepted(options: argparse.Namespace, patches: tuple[Patch, ...]) -> None:
-    """Each --accept names a patch or a topic of the series; ``patches/`` before it is dropped."""
+def accepted(asked: Asked, patches: tuple[Patch, ...]) -> tuple[str, ...]:
+    """What --accept names, patches or topics of the series; ``patches/`` before one is dropped."""
     known = {name for patch in patches for name in (patch.path, patch.topic)}
-    options.accept = [name.removeprefix("patches/") for name in options.accept]
-    for name in options.accept:
+    names = tuple(name.removeprefix("patches/") for name in asked.accept)
+    for name in names:
         if name not in known:
             raise UsageError(
                 f"--accept {name}: series.txt has no such patch",
                 next="name a patch as series.txt does (vllm/NAME.patch), or a topic",
             )
+    return names
 
 
 def check_kept(rebase: Rebase, state: State) -> None:
