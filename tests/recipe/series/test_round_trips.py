@@ -24,7 +24,7 @@ from recipe.series.tree import apply_all
 from tests.recipe.edits import NAMES, ODD_LINES, Edit, File, History, Tree, few, histories, trees
 from tests.recipe.history import Made, made, no_conversion, read_tree, write_tree
 from tests.recipe.repo import Repository
-from tests.recipe.test_apply_exactly import objects
+from tests.recipe.series.test_apply_exactly import objects
 
 NAME = "file.txt"
 PLAIN = "Plain Name <plain@x.example>"

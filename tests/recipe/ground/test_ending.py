@@ -15,7 +15,7 @@ from recipe.compile import whole
 from recipe.ground import run
 from tests.recipe.processes import MARK, marked, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # A leader that a signal ends at once, and what it started, as setup.py and its ninja are.
 COMMAND = ["sh", "-c", "sleep 77.5 & sleep 77.5; true"]
 CALLS = {

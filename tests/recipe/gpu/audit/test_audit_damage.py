@@ -16,7 +16,7 @@ from recipe.ground.errors import AuditError
 from recipe.wheel import read as wheel_read
 from tests.recipe import small
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, unit
-from tests.recipe.test_audit_verb import audit, wheel
+from tests.recipe.gpu.audit.test_audit_verb import audit, wheel
 from tests.recipe.world import World
 
 OBJECT = b"vllm/_C.abi3.so"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, unit
-from tests.recipe.test_audit_verb import REQUIRED, audit, components, wheel
+from tests.recipe.gpu.audit.test_audit_verb import REQUIRED, audit, components, wheel
 from tests.recipe.world import World
 
 
