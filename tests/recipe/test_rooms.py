@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rule of one-way imports holds, and a breach of it is seen by the suite's own command."""
+"""Rooms stay small and say what they are for; an import against the rule is seen by the suite."""
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from recipe.cli.suite import steps
 from tests.recipe.world import CHECKOUT
+
+ROOMS = sorted(path.parent for path in (CHECKOUT / "recipe").rglob("__init__.py"))
+# With __init__.py. What is larger wants another room inside.
+MODULES = 14
 
 
 @pytest.fixture
@@ -89,3 +95,26 @@ def test_a_new_package_must_find_its_place(copy: Path) -> None:
 
     assert status == 1, said
     assert "recipe.elsewhere" in said
+
+
+def test_the_recipe_itself_holds_packages_alone() -> None:
+    assert {path.name for path in ROOMS[0].glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+@pytest.mark.parametrize("room", ROOMS[1:], ids=lambda room: room.name)
+def test_a_room_is_small_and_says_what_it_does_takes_and_gives(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+    lines = text.splitlines()
+
+    assert len([*room.glob("*.py")]) <= MODULES
+    assert [line.partition(" ")[0] for line in lines[1:]] == ["Takes", "Gives"], text
+
+
+def test_every_folder_with_tests_is_one_that_pytest_enters(pytestconfig: pytest.Config) -> None:
+    tests = CHECKOUT / "tests"
+    passed_by = pytestconfig.getini("norecursedirs")
+    folders = {
+        part for path in tests.rglob("test_*.py") for part in path.parent.relative_to(tests).parts
+    }
+    assert {"build", "recipe"} <= folders
+    assert [f for f in sorted(folders) for pattern in passed_by if fnmatch(f, pattern)] == []
