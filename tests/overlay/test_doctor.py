@@ -178,7 +178,15 @@ def test_a_flashinfer_that_can_hang_is_advised_against_where_it_is_used() -> Non
 
 def test_paths_are_those_that_support_decides() -> None:
     newest = choices(facts(), GB10, None)
-    assert [c.path for c in newest.values()] == [Route.UPSTREAM, Route.UPSTREAM, Route.TRITON]
+    assert {c.path for c in newest.values()} == {Route.UPSTREAM}
+    before = facts(
+        versions=versions(vllm="0.30.0"),
+        flashinfer=FlashInfer(
+            version="0.6.18.post1", kernels=True, hangs=False, without_rope=False
+        ),
+    )
+    found = [c.path for c in choices(before, GB10, None).values()]
+    assert found == [Route.UPSTREAM, Route.UPSTREAM, Route.TRITON]
     old = facts(
         versions=versions(vllm="0.20.2"),
         flashinfer=FlashInfer(version="0.6.8", kernels=False, hangs=False),

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import envs
 from .binaries import Extension, examine, find_cuobjdump
-from .support import FlashInfer, find_flashinfer
+from .flashinfer import FlashInfer, find_flashinfer
 from .support_gemm import DeepGemm, find_deep_gemm
 
 PACKAGES = ("vllm", "torch", "triton", "flashinfer-python")

@@ -1,34 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which sparse MLA path a model takes on a device, and why: decided here and nowhere else.
 
-`decide` is pure. Seams gather its arguments from vLLM; `find_flashinfer` and `calls_flashinfer`
-tell what FlashInfer and a vLLM release bring. Nothing here imports vLLM, torch or FlashInfer.
+`decide` is pure. Seams gather its arguments from vLLM; `vllm_refuses` and `flashinfer` tell what a
+vLLM release and the installed FlashInfer bring. Nothing here imports vLLM, torch or FlashInfer.
 """
 
-import ast
-import importlib.metadata
-import importlib.util
 import logging
-import re
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+
+from .flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes, release_of
+
+__all__ = [
+    "Cache",
+    "Choice",
+    "FlashInfer",
+    "Route",
+    "cache_refuses",
+    "calls_flashinfer",
+    "decide",
+    "describe_once",
+    "find_flashinfer",
+    "flashinfer_v4_shapes",
+    "graphs_allowed",
+    "not_sm12x",
+    "release_of",
+    "vllm_refuses",
+]
 
 KNOB = "VLLM_TRITON_MLA_SPARSE"
 FAMILY = 12
-# vLLM's own SM12x path for V3.2 and GLM refuses any other number of picks, on all releases.
-V32_TOPK = 2048
 # The RoPE widths that the kernels of each layout are written for.
 ROPE_DIMS = {"V4": (64,), "V3.2": (64, 0)}
 
 # The first vLLM that calls FlashInfer for sparse MLA on SM12x.
 CALLS_FLASHINFER = (0, 24)
-# FlashInfer 0.6.14 is the first with the kernels (the function is there without them before), and
-# 0.6.18 the first in which two tiles can't take each other's barrier (flashinfer-ai #3700, #4732).
-HANGS_BELOW = (0, 6, 18)
-KERNEL_SOURCE = Path("data", "csrc", "sparse_mla_sm120.cu")
-# What vLLM asks of from v0.29 on.
-V4_TABLE_SOURCE, V4_TABLE = Path("mla", "_sparse_mla_sm120.py"), "_DECODE_DSV4_DISPATCH"
+# The newest that was looked at, and what its path for V3.2 and GLM wants, as all before do.
+LOOKED_AT, V32_TOPK = (0, 33), 2048
+NO_PATH = "this vLLM has no sparse MLA for SM12x of its own"
+# The first whose kernel that writes the packed cache puts up with an absent RoPE part.
+WRITES_WITHOUT_ROPE = (0, 31)
 
 
 class Route(str, Enum):
@@ -60,38 +71,22 @@ class Choice:
         return self.path is Route.TRITON
 
 
-@dataclass(frozen=True, kw_only=True)
-class FlashInfer:
-    """The FlashInfer that is installed.
-
-    `version` is None where nothing says it. `kernels`: it has those for sparse MLA on SM12x.
-    `hangs`: they can wait for each other for ever.
-    """
-
-    version: str | None
-    kernels: bool
-    hangs: bool
-
-
 def decide(
     *,
     is_cuda: bool,
     capability: tuple[int, int] | None,
     forced: bool | None,
     layout: Cache,
-    index_topk: int,
     rope_dim: int,
-    calls_flashinfer: bool,
-    has_flashinfer_kernels: bool,
-    flashinfer_hangs: bool,
+    refusal: str,
+    danger: str,
 ) -> Choice:
-    """Choose for a model with `layout`, `index_topk` picks a row and `rope_dim` RoPE values a key.
+    """Choose for a model with `layout` and `rope_dim` RoPE values a key.
 
     `is_cuda`: the platform is NVIDIA's (not ROCm, not a CPU); `capability` (major, minor) or None
-    where it can't be told. `forced` is the knob: None decides by itself. `calls_flashinfer`: this
-    vLLM has a FlashInfer path for SM12x. `has_flashinfer_kernels`: FlashInfer has kernels that
-    serve this model; for V4, which it serves in certain shapes only, a seam asks vLLM's own check.
-    `flashinfer_hangs`: those kernels can wait for each other for ever.
+    where it can't be told. `forced` is the knob: None decides by itself. `refusal`: why upstream's
+    FlashInfer path can't serve this model on SM12x, as far as was found out; nothing where it can.
+    `danger`: why its kernels can hang, or nothing.
 
     Other devices are upstream's, whatever the knob says. On SM12x, FlashInfer is the better path
     where it works. Where it can hang, Triton is taken: it may be slower, but a hang stops the
@@ -101,22 +96,18 @@ def decide(
     if elsewhere:
         asked = f"; {KNOB}=1 has no effect there" if forced else ""
         return Choice(path=Route.UPSTREAM, why=f"{elsewhere}{asked}", unexpected=bool(forced))
-    objection = _flashinfer_objection(
-        layout, index_topk, rope_dim, calls_flashinfer, has_flashinfer_kernels
-    )
     if rope_dim not in ROPE_DIMS[layout.value]:
         reason = f"the Triton kernels have no RoPE of {rope_dim} for {layout.value}"
-        return _without_triton(reason, objection, unexpected=forced is True)
+        return _without_triton(reason, refusal, unexpected=forced is True)
     if forced is False:
-        return _without_triton(f"{KNOB} is 0", objection, unexpected=False)
+        return _without_triton(f"{KNOB} is 0", refusal, unexpected=False)
     if forced:
         return Choice(path=Route.TRITON, why=f"{KNOB} is 1")
-    if objection:
-        return Choice(path=Route.TRITON, why=objection)
-    if flashinfer_hangs:
-        why = f"this FlashInfer's SM12x kernels can hang ({KNOB}=0 takes them nevertheless)"
-        return Choice(path=Route.TRITON, why=why)
-    why = f"FlashInfer serves this model on SM12x ({KNOB}=1 takes Triton instead)"
+    if refusal:
+        return Choice(path=Route.TRITON, why=refusal)
+    if danger:
+        return Choice(path=Route.TRITON, why=f"{danger} ({KNOB}=0 takes them nevertheless)")
+    why = f"nothing speaks against FlashInfer for this model ({KNOB}=1 takes Triton instead)"
     return Choice(path=Route.UPSTREAM, why=why)
 
 
@@ -131,24 +122,32 @@ def not_sm12x(is_cuda: bool, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def _flashinfer_objection(
-    layout: Cache, index_topk: int, rope_dim: int, calls_flashinfer: bool, has_kernels: bool
-) -> str:
-    """What keeps upstream from serving a model on SM12x, or nothing."""
-    if not calls_flashinfer:
-        return "this vLLM has no sparse MLA for SM12x of its own"
-    if not has_kernels:
-        return "FlashInfer has no SM12x kernels for this model"
-    if rope_dim == 0:
-        return "vLLM's FlashInfer path has no SM12x form for models without RoPE"
+def vllm_refuses(vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int) -> str:
+    """Why vLLM's FlashInfer path of this version can't serve a model on SM12x, or nothing.
+
+    For who can't ask vLLM's own check. A release newer than those looked at refuses nothing.
+    """
+    release = release_of(vllm_version)
+    if not release or release[:2] > LOOKED_AT:
+        return ""
+    if release < CALLS_FLASHINFER:
+        return NO_PATH
     if layout is Cache.V32 and index_topk != V32_TOPK:
         return f"vLLM's FlashInfer path wants {V32_TOPK} picks a row, the model has {index_topk}"
+    return cache_refuses(vllm_version, rope_dim=rope_dim)
+
+
+def cache_refuses(vllm_version: str, *, rope_dim: int) -> str:
+    """Why vLLM of this version can't write the packed cache, which its check doesn't ask."""
+    release = release_of(vllm_version)
+    if rope_dim == 0 and release and release < WRITES_WITHOUT_ROPE:
+        return "this vLLM's kernel that writes the packed cache wants a RoPE part"
     return ""
 
 
-def _without_triton(reason: str, objection: str, *, unexpected: bool) -> Choice:
-    if objection:
-        return Choice(path=Route.NONE, why=f"{reason}, and {objection}", unexpected=True)
+def _without_triton(reason: str, refusal: str, *, unexpected: bool) -> Choice:
+    if refusal:
+        return Choice(path=Route.NONE, why=f"{reason}, and {refusal}", unexpected=True)
     return Choice(path=Route.UPSTREAM, why=reason, unexpected=unexpected)
 
 
@@ -161,55 +160,9 @@ def graphs_allowed(knob: bool | None, *, speculative: bool) -> bool:
     return not speculative if knob is None else knob
 
 
-def find_flashinfer() -> FlashInfer:
-    """Look at the installed FlashInfer without importing it, which would take seconds."""
-    folders = _flashinfer_folders()
-    try:
-        version = importlib.metadata.version("flashinfer-python") if folders else None
-    except importlib.metadata.PackageNotFoundError:  # run from its sources
-        version = None
-    kernels = any((folder / KERNEL_SOURCE).is_file() for folder in folders)
-    hangs = kernels and (version is None or release_of(version) < HANGS_BELOW)
-    return FlashInfer(version=version, kernels=kernels, hangs=hangs)
-
-
-def _flashinfer_folders() -> list[Path]:
-    try:
-        spec = importlib.util.find_spec("flashinfer")
-    except ValueError:  # a stand-in that a test put into sys.modules
-        spec = None
-    return [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-
-
-def flashinfer_v4_shapes() -> frozenset[tuple[int, int]] | None:
-    """The (heads, window) that the installed FlashInfer decodes V4 for, read from its source.
-
-    None where it has no such table. Importing FlashInfer would start CUDA in a process that forks.
-    """
-    for folder in _flashinfer_folders():
-        path = folder / V4_TABLE_SOURCE
-        if path.is_file():
-            return _table_in(path.read_text(encoding="utf-8"))
-    return None
-
-
-def _table_in(source: str) -> frozenset[tuple[int, int]] | None:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Assign) and V4_TABLE in map(ast.unparse, node.targets):
-            pairs = [one for one in ast.walk(node.value) if isinstance(one, ast.Tuple)]
-            return frozenset(ast.literal_eval(pair) for pair in pairs)
-    return None
-
-
 def calls_flashinfer(vllm_version: str) -> bool:
     """Whether a vLLM of this version has a FlashInfer path for sparse MLA on SM12x."""
     return release_of(vllm_version) >= CALLS_FLASHINFER
-
-
-def release_of(version: str) -> tuple[int, ...]:
-    """Return the numbers a version starts with: 0.6.16.post3 and 0.6.16.dev1 are (0, 6, 16)."""
-    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
-    return tuple(int(number) for number in found.group(1).split(".")) if found else ()
 
 
 _said: set[tuple[str, Choice]] = set()
