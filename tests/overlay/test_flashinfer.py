@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from flashinfer_wheels import NOT_IMPORTED, PINS, WHEELS, install, pairs
-from vllm.sm12x.flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes
+from vllm.sm12x.support.flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes
 
 # (kernels, kernels that can hang, without RoPE) by version.
 TOLD = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.sm12x import support
-from vllm.sm12x.support import Cache, Choice, Route, decide
+from vllm.sm12x.support import Cache, Choice, Route, choice, decide
+from vllm.sm12x.support import choice as support
 
 TRITON, UPSTREAM, NONE = Route.TRITON, Route.UPSTREAM, Route.NONE
 
@@ -180,7 +180,7 @@ def test_vllm_calls_flashinfer_from_024_on(version: str, calls: bool) -> None:
 def test_a_choice_is_said_once_in_one_line(
     monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
 ) -> None:
-    monkeypatch.setattr(support, "_said", set())
+    monkeypatch.setattr(choice, "_said", set())
     log = logging.getLogger("vllm.sm12x.test_support")
     records = log_of(log.name)
     for _ in range(3):
@@ -196,7 +196,7 @@ def test_a_choice_is_said_once_in_one_line(
 
 
 def test_the_module_needs_neither_torch_nor_vllm() -> None:
-    root = Path(support.__file__).parents[2]
+    root = Path(support.__file__).parents[3]
     code = (
         "import sys, types\n"
         "package = types.ModuleType('vllm')\n"

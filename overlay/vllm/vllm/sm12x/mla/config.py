@@ -5,11 +5,11 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..flashinfer import flashinfer_v4_shapes
-from ..support import Cache, describe_once, graphs_allowed, vllm_refuses
+from ..support.choice import Cache, describe_once, graphs_allowed, vllm_refuses
+from ..support.flashinfer import flashinfer_v4_shapes
+from ..support.route import Model, choose, has_own_path, read_model
 from .deep_gemm import describe
 from .deepseek_v4 import OURS
-from .route import Model, choose, has_own_path, read_model
 
 logger = logging.getLogger(__name__)
 

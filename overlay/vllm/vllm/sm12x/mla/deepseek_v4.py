@@ -9,9 +9,9 @@ import logging
 from typing import Any
 
 from ..ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
-from ..support import describe_once
+from ..support.choice import describe_once
+from ..support.route import asked, choose, has_own_path, read_model
 from .ready import compiling
-from .route import asked, choose, has_own_path, read_model
 from .windows import add_windows
 
 logger = logging.getLogger(__name__)

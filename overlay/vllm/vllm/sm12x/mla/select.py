@@ -4,8 +4,8 @@
 import logging
 from typing import Any
 
-from ..support import describe_once
-from .route import asked, choose, has_own_path, read_model
+from ..support.choice import describe_once
+from ..support.route import asked, choose, has_own_path, read_model
 
 logger = logging.getLogger(__name__)
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM knows of a model and a device, put to `support.decide`."""
+"""What vLLM knows of a model and a device, put to `choice.decide`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .. import envs
-from ..compression import ratios_of
-from ..flashinfer import FlashInfer, find_flashinfer
 from ..layouts import V32
-from ..support import KNOB, NO_PATH, Cache, Choice, Route, cache_refuses, decide
+from .choice import KNOB, NO_PATH, Cache, Choice, Route, cache_refuses, decide
+from .compression import ratios_of
+from .flashinfer import FlashInfer, find_flashinfer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,24 +9,7 @@ import logging
 from dataclasses import dataclass
 from enum import Enum
 
-from .flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes, release_of
-
-__all__ = [
-    "Cache",
-    "Choice",
-    "FlashInfer",
-    "Route",
-    "cache_refuses",
-    "calls_flashinfer",
-    "decide",
-    "describe_once",
-    "find_flashinfer",
-    "flashinfer_v4_shapes",
-    "graphs_allowed",
-    "not_sm12x",
-    "release_of",
-    "vllm_refuses",
-]
+from .flashinfer import release_of
 
 KNOB = "VLLM_TRITON_MLA_SPARSE"
 FAMILY = 12

@@ -9,15 +9,14 @@ Exits 0 whatever it finds.
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
-from . import envs
+from .. import envs
+from ..support.choice import KNOB, Cache, Choice, Route, decide, vllm_refuses
+from ..support.flashinfer import FlashInfer
+from ..support.gemm import SUBJECT, DeepGemm, decide_for_release
 from .binaries import Extension, Verdict
-from .flashinfer import FlashInfer
 from .machine import Device, Facts, gather
-from .support import KNOB, Cache, Choice, Route, decide, vllm_refuses
-from .support_gemm import SUBJECT, DeepGemm, decide_for_release
 
 # The first Triton that makes FP8 matrix instructions on sm_121; older ones widen the operands to 16
 # bits without a word.
@@ -189,7 +188,3 @@ def main(arguments: list[str] | None = None) -> int:
     }
     print(json.dumps(document))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
