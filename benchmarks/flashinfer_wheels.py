@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe.catalog import RemoteFile
-from recipe.config import Base, load_bases
-from recipe.download import Link, list_files
+from recipe.bases.catalog import RemoteFile
+from recipe.bases.download import Link, list_files
+from recipe.bases.releases import Base, load_bases
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "tests" / "overlay" / "flashinfer_wheels.json"

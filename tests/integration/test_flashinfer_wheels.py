@@ -12,7 +12,7 @@ from typing import Any, Optional
 import pytest
 
 from benchmarks.flashinfer_wheels import KEPT, gather, remote, render
-from recipe.download import Link, list_files
+from recipe.bases.download import Link, list_files
 from tests.overlay.flashinfer_wheels import PREDICATE, WHEELS
 
 TABLE = "_DECODE_DSV4_DISPATCH"

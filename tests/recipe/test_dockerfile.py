@@ -49,7 +49,7 @@ def kept(path: str) -> bool:
         ("series.txt", True),
         ("patches/vllm/env-registration.patch", True),
         ("overlay/vllm/vllm/sm12x/envs/__init__.py", True),
-        ("recipe/cli.py", True),
+        ("recipe/cli/main.py", True),
         ("recipe/matrix.css", True),
         ("requirements/recipe.lock", True),
         ("tests/wheel-env.toml", True),
