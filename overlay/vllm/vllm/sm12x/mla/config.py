@@ -58,7 +58,11 @@ def foreseen(model: Model, vllm_config: Any) -> str:
     if not flashinfer.has_flashinfer():
         return "vLLM finds no FlashInfer that it can use"
     known = vllm_refuses(
-        __version__, layout=model.layout, index_topk=model.index_topk, rope_dim=model.rope_dim
+        __version__,
+        layout=model.layout,
+        index_topk=model.index_topk,
+        rope_dim=model.rope_dim,
+        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
     )
     if known:
         return known
