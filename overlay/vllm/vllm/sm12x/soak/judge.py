@@ -163,7 +163,7 @@ def _rates(
             rates.append(_wrong(kind, phase, loaded, quiet, known.endpoint))
             good = kind in known.checked
             rates += [_range(n, of, kind, phase, loaded, quiet, good) for n, of in values.items()]
-    every = [*rates, *_apart(findings, whole, known), *_early(whole, known)]
+    every = [*rates, *_apart(findings, whole, known), *_early(whole, known), *_later(whole, known)]
     limit = FALSE_ALARM / len(every)
     return tuple(_limited(rate, limit) for rate in every)
 
@@ -259,6 +259,29 @@ def _early(whole: Sequence[Record], known: Known) -> list[Rate]:
             name="differs from the start", kind=None, phase=Phase.LOAD, bad=sum(load),
             of=len(load), quiet_bad=sum(twins), quiet_of=len(twins),
             p=fisher(sum(load), len(load), sum(twins), len(twins)), limit=0.0,
+        )
+    ]  # fmt: skip
+
+
+def _later(whole: Sequence[Record], known: Known) -> list[Rate]:
+    """Answers alone that differ from the first ones: more often later than at once?
+
+    Where a prompt has several answers anyway. The first two were made without the prefix cache.
+    """
+    if known.level.alone is not Compare.MEASURES:
+        return []
+    counts: dict[bool, list[bool]] = {True: [], False: []}
+    for record in whole:
+        reference = known.references.get(record.prompt.name)
+        if record.phase in (Phase.AGAIN, Phase.REPEAT, Phase.AFTER) and reference is not None:
+            parted = difference(reference, record.answer) is not None
+            counts[record.phase is Phase.AGAIN].append(parted)
+    at_once, later = counts[True], counts[False]
+    return [
+        Rate(
+            name="differs later", kind=None, phase=Phase.AFTER, bad=sum(later), of=len(later),
+            quiet_bad=sum(at_once), quiet_of=len(at_once),
+            p=fisher(sum(later), len(later), sum(at_once), len(at_once)), limit=0.0,
         )
     ]  # fmt: skip
 

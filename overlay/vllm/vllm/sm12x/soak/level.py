@@ -63,17 +63,27 @@ def decide(records: Sequence[Record], asked: Compare | None = None) -> Level:
     pairs = [
         (record, known[record.prompt.name], difference(known[record.prompt.name], record.answer))
         for record in records
-        if record.phase in (Phase.REPEAT, Phase.TWINS)
+        if record.phase in (Phase.AGAIN, Phase.REPEAT, Phase.TWINS)
         and record.answer.ended
         and record.prompt.name in known
     ]
     logprobs = bool(pairs) and all(r.answer.tokens and ref.tokens for r, ref, _ in pairs)
-    moved = _drift(pairs) if logprobs else None
+    clean = [pair for pair in pairs if pair[0].phase is not Phase.REPEAT]
+    moved = _drift(clean) if logprobs else None
     margin = None if moved is None else min(max(MARGIN * moved, LEAST_MARGIN), MOST_MARGIN)
-    repeats = [found for record, _, found in pairs if record.phase is Phase.REPEAT]
-    twins = [found for record, _, found in pairs if record.phase is Phase.TWINS]
-    changed = _changed(repeats)
-    alone = Compare.EXACT if changed else _level(repeats, margin)
+    again, repeats, twins = (
+        [found for record, _, found in pairs if record.phase is phase]
+        for phase in (Phase.AGAIN, Phase.REPEAT, Phase.TWINS)
+    )
+    changed = _changed(again, repeats)
+    if changed:
+        alone = Compare.EXACT
+    elif logprobs:
+        # A token that wasn't the likeliest was drawn; so a repeat that differs can be a fault.
+        drawn = any(_drawn(record.answer) for record, _, _ in clean)
+        alone = Compare.MEASURES if drawn else _level(again, margin)
+    else:
+        alone = _level([*again, *repeats], margin)
     compare = alone
     if alone is not Compare.MEASURES:
         among = [found for found in twins if found is not None and not near(found, margin)]
@@ -85,7 +95,7 @@ def decide(records: Sequence[Record], asked: Compare | None = None) -> Level:
     return Level(
         compare=asked or compare,
         alone=asked or alone,
-        why="--compare says so" if asked else _why(repeats, twins, margin, changed),
+        why="--compare says so" if asked else _why(again, repeats, twins, margin, changed),
         pairs=len(pairs),
         differing=sum(found is not None for _, _, found in pairs),
         characters=sum(
@@ -110,6 +120,13 @@ def _drift(pairs: Sequence[Pair]) -> float:
     )
 
 
+def _drawn(answer: Answer) -> bool:
+    return any(
+        max((value for _, value in token.top), default=token.logprob) > token.logprob + LEAST_MARGIN
+        for token in answer.tokens
+    )
+
+
 def _level(repeats: Sequence[Difference | None], margin: float | None) -> Compare:
     parted = [found for found in repeats if found is not None]
     if not repeats:
@@ -120,6 +137,7 @@ def _level(repeats: Sequence[Difference | None], margin: float | None) -> Compar
 
 
 def _why(
+    again: Sequence[Difference | None],
     repeats: Sequence[Difference | None],
     twins: Sequence[Difference | None],
     margin: float | None,
@@ -129,12 +147,16 @@ def _why(
         return "the first prompts that were asked twice had the same answer"
     parts = [
         f"{sum(found is not None for found in some)} of {len(some)} {name}"
-        for name, some in (("when asked again alone", repeats), ("among their like", twins))
+        for some, name in (
+            (again, "when asked twice"),
+            (repeats, "when asked again later"),
+            (twins, "among their like"),
+        )
         if some
     ]
     if not parts:
         return "no prompt could be asked twice"
-    parted = [found for found in (*repeats, *twins) if found is not None]
+    parted = [found for found in (*again, *repeats, *twins) if found is not None]
     if not parted:
         how = ""
     elif margin is None:
@@ -146,9 +168,11 @@ def _why(
     return f"answers came otherwise: {', '.join(parts)}{how}"
 
 
-def _changed(repeats: Sequence[Difference | None]) -> bool:
-    """Whether the first third of repeats was right and the others weren't, beyond chance."""
-    third = len(repeats) // 3
-    early, late = repeats[:third], repeats[third:]
-    bad = sum(found is not None for found in late)
-    return not any(early) and fisher(bad, len(late), 0, len(early)) < CHANGED
+def _changed(again: Sequence[Difference | None], repeats: Sequence[Difference | None]) -> bool:
+    """Whether the first ones were right and later ones weren't, beyond chance."""
+    every = [*again, *repeats]
+    return any(
+        not any(every[:cut])
+        and fisher(sum(map(bool, every[cut:])), len(every) - cut, 0, cut) < CHANGED
+        for cut in {len(every) // 3, len(again)}
+    )

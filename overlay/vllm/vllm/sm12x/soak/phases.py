@@ -110,8 +110,8 @@ class Run:
         for job in quiet:
             self._alone(Phase.QUIET, [job], number, len(quiet))
             if job.prompt.name in again:
-                self._alone(Phase.REPEAT, [Job(prompt=job.prompt)], number, len(again))
-        self._alone(Phase.REPEAT, repeats, number, len(again) + len(repeats))
+                self._alone(Phase.AGAIN, [job], number, len(again))
+        self._alone(Phase.REPEAT, repeats, number, len(repeats))
         for batch in twin_jobs(made, shares) if first else []:
             self._many(Phase.TWINS, [[job] for job in batch], number, shares.twins * len(batch))
         load = load_jobs(made, shares.load, rng, cancelled=plan.cancelled)

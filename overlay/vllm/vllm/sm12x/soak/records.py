@@ -14,17 +14,20 @@ class Phase(str, Enum):
 
     QUIET = "quiet"
     """Alone, for the first time: the reference of its prompt."""
+    AGAIN = "again"
+    """Alone and at once after it, without the prefix cache if the server can do without."""
     REPEAT = "repeat"
-    """Alone, once more."""
+    """Alone, once more, later and as anybody asks."""
     TWINS = "twins"
-    """At once with others that are the very same, so that there is nothing to mix up."""
+    """At once with others that are the very same, so that there is nothing to mix up; without the
+    prefix cache as well."""
     LOAD = "load"
     """Among others of all kinds."""
     AFTER = "after"
     """Alone, after load."""
 
 
-ALONE = (Phase.QUIET, Phase.REPEAT)
+ALONE = (Phase.QUIET, Phase.AGAIN, Phase.REPEAT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ class Shares:
 
     families: int
     pairs: int
-    """Prompts that are asked twice at once, before anything else."""
+    """Prompts that are asked twice, one right after the other, before the others."""
     repeats: int
     twins: int
     """Prompts that are sent `width` times at once."""
@@ -37,8 +37,8 @@ def share(requests: int, concurrency: int, *, first: bool) -> Shares:
     """Return how a round's requests are shared out; only the first finds out how to compare."""
     families = max(1, requests // 32)
     quiet = families * MEMBERS * TURNS
-    pairs = min(6, quiet // 2) if first else 0
-    repeats = min(2 * pairs, quiet - pairs)
+    pairs = min(12, quiet // 3) if first else 0
+    repeats = pairs
     width = min(concurrency, 8)
     twins = (2 if requests >= 2 * LEAST else 1) if first and width > 1 else 0
     after = max(3, requests // 8)
@@ -62,16 +62,17 @@ class Job:
 def quiet_jobs(made: Sequence[Conversation], shares: Shares) -> tuple[list[Job], list[Job]]:
     """Return the jobs for references and for repeats.
 
-    The longest prompt comes first: if it doesn't fit, no time is lost. Then those whose second
-    answer comes at once, from the shortest conversations.
+    The longest prompt comes first: if it doesn't fit, no time is lost. Then those that are asked
+    twice. Both they and the repeats are of all lengths and kinds.
     """
-    longest = max(made, key=lambda c: c.size).prompts[-1]
     by_size = [p for c in sorted(made, key=lambda c: c.size) for p in c.prompts]
-    firsts = [longest, *(p for p in by_size if p is not longest)]
-    # Repeats are taken from all over the rest.
-    rest = firsts[shares.pairs + 1 :]
-    step = max(1, len(rest) // max(1, shares.repeats))
-    repeated = rest[::step][: shares.repeats]
+    longest = by_size[-1]
+    # Every third prompt, another turn in each conversation.
+    thirds = [[p for i, p in enumerate(by_size) if (i + i // TURNS) % TURNS == k] for k in range(3)]
+    twice = thirds[0][: shares.pairs]
+    rest = [p for p in by_size if p is not longest and p not in twice]
+    firsts = [longest, *(p for p in twice if p is not longest), *rest]
+    repeated = thirds[1][: shares.repeats]
     return [Job(prompt=p, cold=True) for p in firsts], [Job(prompt=p) for p in repeated]
 
 
@@ -84,7 +85,7 @@ def twin_jobs(made: Sequence[Conversation], shares: Shares) -> list[list[Job]]:
     """Return batches of one prompt: a long answer first, it has the most choices."""
     shortest = min(made, key=lambda c: c.size).prompts
     chosen = list(reversed(shortest))[: shares.twins]
-    return [[Job(prompt=p)] * shares.width for p in chosen]
+    return [[Job(prompt=p, cold=True)] * shares.width for p in chosen]
 
 
 def load_jobs(
