@@ -91,7 +91,7 @@ class Reader:
         return state
 
     def _addresses(self, tokens: list[str]) -> list[str]:
-        # The cache's fault: codes are no part of the key, so another's block is taken for one's own.
+        # The cache's fault: codes are no part of the key, so another's block is taken for this.
         return ["" if self.stale and re.fullmatch(r" ?(\d+|[A-Z]{2})", t) else t for t in tokens]
 
     def push(self, state: Read, token: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from soak_models import END, Likely, Model
 
 
-class Fault(str, Enum):
+class Fault(Enum):
     """What goes wrong in a server; the stale prefix is the model's `stale`."""
 
     NONE = "none"

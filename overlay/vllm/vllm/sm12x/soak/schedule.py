@@ -41,7 +41,7 @@ def share(requests: int, concurrency: int, *, first: bool) -> Shares:
     repeats = pairs
     width = min(concurrency, 8)
     twins = (2 if requests >= 2 * LEAST else 1) if first and width > 1 else 0
-    after = max(3, requests // 8)
+    after = min(max(3, requests // 8), quiet)
     load = requests - quiet - pairs - repeats - twins * width - after
     return Shares(
         families=families, pairs=pairs, repeats=repeats, twins=twins, width=width,
