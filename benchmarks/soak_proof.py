@@ -63,8 +63,10 @@ def run(name: str, settings: Settings, stale: bool, seed: int) -> tuple[int, lis
     llama = name.startswith("llama")
     model: Model = Tiny(context=1280, stale=stale) if llama else Reader(stale=stale)
     length = ("8", "16") if llama else ("24", "64")
+    # A busy machine is no stall.
+    stall = "1.5" if settings.fault is Fault.STALL else "60"
     arguments = [
-        "--json", "--quiet", "--stall", "1.5", "--requests", str(REQUESTS), "--seed", str(seed),
+        "--json", "--quiet", "--stall", stall, "--requests", str(REQUESTS), "--seed", str(seed),
         "--answer-tokens", length[0], "--count-tokens", length[1],
     ]  # fmt: skip
     out = io.StringIO()
