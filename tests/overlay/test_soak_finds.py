@@ -2,6 +2,8 @@
 """The soak finds each fault of a server in 200 requests, and none in a server without one."""
 
 import json
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -119,16 +121,17 @@ def test_a_server_that_stops_for_good_ends_the_run(capsys: pytest.CaptureFixture
 
 
 @pytest.fixture(scope="module")
-def small_threads() -> None:
+def llama(modeling_of: Callable[[str], ModuleType]) -> None:
     torch = pytest.importorskip("torch")
-    pytest.importorskip("transformers")
+    modeling_of("llama")
+    # The server's threads would wait for each other's.
     torch.set_num_threads(1)
 
 
 TINY = ("--answer-tokens", "6", "--count-tokens", "12", "--requests", "64", "--concurrency", "4")
 
 
-@pytest.mark.usefixtures("small_threads")
+@pytest.mark.usefixtures("llama")
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -151,7 +154,7 @@ def test_a_llama_of_random_weights_is_held_to_its_own_words(
     )
 
 
-@pytest.mark.usefixtures("small_threads")
+@pytest.mark.usefixtures("llama")
 def test_keys_and_values_of_another_prefix_are_found_by_what_a_cold_cache_says(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
