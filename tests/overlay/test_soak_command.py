@@ -21,7 +21,8 @@ import soak_models
 import soak_server
 from soak_server import Fault, Settings
 from vllm.sm12x import soak
-from vllm.sm12x.soak import cli, client
+from vllm.sm12x.soak import cli
+from vllm.sm12x.soak.server import client
 
 PACKAGE = Path(soak.__file__).parent
 SHORT = ("--answer-tokens", "24", "--count-tokens", "48", "--requests", "60", "--concurrency", "4")

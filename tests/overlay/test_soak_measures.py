@@ -5,14 +5,14 @@ import random
 from itertools import combinations
 
 import pytest
-from vllm.sm12x.soak.answers import Answer, Outcome, Token
-from vllm.sm12x.soak.compare import difference, drift
-from vllm.sm12x.soak.discover import Endpoint, Feature, Server
-from vllm.sm12x.soak.measures import Habits, counted, foreign, looping
-from vllm.sm12x.soak.prompts import Kind, conversations
-from vllm.sm12x.soak.rates import exceeding, fisher
-from vllm.sm12x.soak.schedule import LEAST, ROUND, share
-from vllm.sm12x.soak.stream import BadStreamError, Parts, lines_of_data
+from vllm.sm12x.soak.asking.prompts import Kind, conversations
+from vllm.sm12x.soak.asking.schedule import LEAST, ROUND, share
+from vllm.sm12x.soak.judging.compare import difference, drift
+from vllm.sm12x.soak.judging.measures import Habits, counted, foreign, looping
+from vllm.sm12x.soak.judging.rates import exceeding, fisher
+from vllm.sm12x.soak.server.answers import Answer, Outcome, Token
+from vllm.sm12x.soak.server.discover import Endpoint, Feature, Server
+from vllm.sm12x.soak.server.stream import BadStreamError, Parts, lines_of_data
 
 
 def server(context: int = 4000, chars: float = 4.0) -> Server:

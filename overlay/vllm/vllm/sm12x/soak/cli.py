@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from . import page, report
-from .client import Client, read_address
-from .discover import discover
+from .asking.phases import Run, judged, require
+from .asking.prompts import notes_chars
+from .asking.records import Phase
 from .errors import INTERRUPTED, RIGHT, WRONG, SoakError
-from .figures import figures
-from .judge import Verdict, judge
+from .judging.judge import Verdict, judge
 from .options import Options, read
-from .phases import Run, judged, require
-from .prompts import notes_chars
-from .records import Phase
+from .server.client import Client, read_address
+from .server.discover import discover
+from .writing import page, report
+from .writing.figures import figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .discover import Endpoint
-from .level import Compare
-from .phases import Plan
-from .schedule import LEAST
+from .asking.phases import Plan
+from .asking.schedule import LEAST
+from .judging.level import Compare
+from .server.discover import Endpoint
 
 REQUESTS = 200
 DESCRIPTION = """\

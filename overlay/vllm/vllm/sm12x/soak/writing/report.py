@@ -4,13 +4,13 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .discover import Server
-from .examine import Finding
+from ..asking.phases import Plan
+from ..asking.records import Record
+from ..judging.examine import Finding
+from ..judging.judge import Judgement, Verdict
+from ..judging.level import Compare
+from ..server.discover import Server
 from .figures import Figures
-from .judge import Judgement, Verdict
-from .level import Compare
-from .phases import Plan
-from .records import Record
 
 SCHEMA = 1
 SHOWN = 6

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .answers import FAILED, Answer, Outcome
+from ..asking.prompts import Kind
+from ..asking.records import ALONE, Phase, Record
+from ..server.answers import FAILED, Answer, Outcome
+from ..server.discover import Endpoint
 from .compare import Difference, difference
-from .discover import Endpoint
 from .level import Compare, Level, near
 from .measures import foreign, healthy
-from .prompts import Kind
-from .records import ALONE, Phase, Record
 
 # Two answers of so many characters aren't the same by chance.
 LEAST_SAME = 24

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from .answers import Answer
+from ..server.answers import Answer
 from .prompts import Prompt
 
 

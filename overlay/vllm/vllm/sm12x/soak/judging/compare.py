@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from .answers import Answer, Outcome, Token
+from ..server.answers import Answer, Outcome, Token
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from ..asking.prompts import Kind, Prompt
+from ..asking.records import ALONE, Phase, Record, references
+from ..server.discover import Endpoint
 from .compare import difference
-from .discover import Endpoint
 from .examine import LEAST_SAME, Finding, Known, Sign, examine
 from .level import Compare, Level, decide
 from .measures import Habits, healthy, looping, surprise
-from .prompts import Kind, Prompt
 from .rates import exceeding, fisher
-from .records import ALONE, Phase, Record, references
 
 # Probability that a run over a right server has an alarm by a rate, over all rates together. It is
 # shared out evenly among them.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..errors import SoakError
 from .answers import Answer, Outcome
-from .errors import SoakError
 from .stream import BadStreamError, Parts, lines_of_data, message_of
 
 CONNECT_S = 10.0

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from .answers import Answer
-from .discover import Endpoint
-from .prompts import Kind, Prompt, fold
+from ..asking.prompts import Kind, Prompt, fold
+from ..server.answers import Answer
+from ..server.discover import Endpoint
 
 LONGEST_PERIOD = 64
 LEAST_LOOP = 24

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .answers import Answer
+from ..asking.records import ALONE, Phase, Record, references
+from ..server.answers import Answer
 from .compare import Difference, difference, drift
 from .rates import fisher
-from .records import ALONE, Phase, Record, references
 
 # A margin of so many times the largest change that was seen between right answers, in nats, within
 # these bounds: no two computations agree to the last digit, and two nats are no near choice.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from ..errors import NoServerError, SoakError
 from .answers import Answer, Outcome
 from .client import Ask, Client
-from .errors import NoServerError, SoakError
 from .stream import message_of
 
 GET_S = 30.0

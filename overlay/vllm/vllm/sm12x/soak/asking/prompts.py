@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from .discover import Endpoint, Server
-from .errors import SoakError
+from ..errors import SoakError
+from ..server.discover import Endpoint, Server
 
 PLACES = (
     "lighthouse", "boathouse", "granary", "observatory", "cistern", "foundry", "archive",

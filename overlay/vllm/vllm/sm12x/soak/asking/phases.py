@@ -10,10 +10,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .answers import FAILED, Answer, Outcome
-from .client import Ask, Client
-from .discover import Server, explain_refusal
-from .errors import NoServerError, SoakError
+from ..errors import NoServerError, SoakError
+from ..server.answers import FAILED, Answer, Outcome
+from ..server.client import Ask, Client
+from ..server.discover import Server, explain_refusal
 from .prompts import Conversation, conversations
 from .records import Phase, Record
 from .schedule import (

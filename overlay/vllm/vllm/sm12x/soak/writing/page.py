@@ -4,11 +4,11 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .answers import Outcome
-from .examine import Finding
+from ..asking.records import Phase, Record
+from ..judging.examine import Finding
+from ..judging.judge import Rate, Verdict
+from ..server.answers import Outcome
 from .figures import Figures
-from .judge import Rate, Verdict
-from .records import Phase, Record
 from .report import Result, compared, headline, number
 
 STYLE = """

@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .answers import Outcome
-from .records import Phase, Record
+from ..asking.records import Phase, Record
+from ..server.answers import Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
