@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ENVIRONMENT_ERROR = 8  # the exit code recipe/errors.py gives a machine that lacks something
+ENVIRONMENT_ERROR = 8  # the exit code recipe/ground/errors.py gives a machine that lacks something
 DONE = "complete"
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The functions of each DeepGEMM that published wheels carry, with their arguments: a TOML table.
 
-    PYTHON benchmarks/deepgemm_functions.py v0.24.0 v0.25.0 ... > recipe/deepgemm.toml
+    PYTHON benchmarks/deepgemm_functions.py v0.24.0 v0.25.0 ... > recipe/compile/deepgemm.toml
 
 PYTHON has torch (a CPU build will do) and is a CPython that the extensions are for; a C compiler is
 there. The wheels are those of bases.toml, from the cache. Each extension is loaded in a process

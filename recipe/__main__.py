@@ -4,7 +4,7 @@
 import os
 import sys
 
-from recipe.cli import main
+from recipe.cli.main import main
 
 # They were for this process; an interpreter we start finds its modules and its cache by itself.
 for name in ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONPYCACHEPREFIX"):

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import Bases, Project, load_bases, open_project
-from recipe.environment import QUIET_PIP, kept
-from recipe.native_env import COMPILE, NativeEnv
-from recipe.toolkit import Toolkit
+from recipe.bases.releases import Bases, load_bases
+from recipe.compile.toolchain.environment import COMPILE, NativeEnv
+from recipe.compile.toolchain.toolkit import Toolkit
+from recipe.ground.environment import QUIET_PIP, kept
+from recipe.ground.project import Project, open_project
 from tests.recipe.world import CHECKOUT, Checkout
 
 

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from recipe import expected_code
-from recipe.audit_lacks import absent, lacking, left_out
-from recipe.config import Archive, Bases, Project, load_bases
-from recipe.download import fetch
-from recipe.fatbin import Kind
-from recipe.gpu_code import ComponentCode, published_code, wheel_code
-from recipe.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
-from recipe.sources import from_sdist, store_of
+from recipe.bases.download import fetch
+from recipe.bases.releases import Archive, Bases, load_bases
+from recipe.bases.sources import from_sdist, store_of
+from recipe.gpu import expected as expected_code
+from recipe.gpu.audit.lacks import absent, lacking, left_out
+from recipe.gpu.code import ComponentCode, published_code, wheel_code
+from recipe.gpu.fatbin import Kind
+from recipe.gpu.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
+from recipe.ground.project import Project
 from tests.recipe.fatbins import run
 from tests.recipe.world import CHECKOUT, Checkout
 

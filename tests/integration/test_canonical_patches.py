@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import open_project
-from recipe.series import read_series
+from recipe.ground.project import open_project
+from recipe.series.topics import read_series
 from tests.recipe.world import Checkout
 
 

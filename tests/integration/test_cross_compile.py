@@ -17,19 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from recipe import toolkit
-from recipe.arch import Verdict
-from recipe.compile import compile_components
-from recipe.config import Bases, Project
-from recipe.configure import Place, configure
-from recipe.environment import QUIET_PIP
-from recipe.errors import AuditError
-from recipe.gpu_code import verdicts
-from recipe.native_env import NativeEnv, native_env
-from recipe.symbols import check_symbols
-from recipe.target import TARGETS
-from recipe.testing import find_python
-from recipe.wheel_check import binaries_tag
+from recipe.bases.releases import Bases
+from recipe.compile.configure import Place, configure
+from recipe.compile.ninja import compile_components
+from recipe.compile.toolchain import toolkit
+from recipe.compile.toolchain.environment import NativeEnv, native_env
+from recipe.compile.toolchain.python import find_python
+from recipe.compile.toolchain.symbols import check_symbols
+from recipe.compile.toolchain.target import TARGETS
+from recipe.gpu.arch import Verdict
+from recipe.gpu.code import verdicts
+from recipe.ground.environment import QUIET_PIP
+from recipe.ground.errors import AuditError
+from recipe.ground.project import Project
+from recipe.wheel.check import binaries_tag
 from tests.recipe.world import CHECKOUT, MACHINE, Checkout
 
 SPARK = TARGETS["x86_64", "aarch64"]

@@ -8,10 +8,11 @@ import re
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from recipe import pins
-from recipe.config import Bases, Project, load_bases
-from recipe.series import State, read_series
-from recipe.sources import from_sdist, store_of
+from recipe.bases import pins
+from recipe.bases.releases import Bases, load_bases
+from recipe.bases.sources import from_sdist, store_of
+from recipe.ground.project import Project
+from recipe.series.topics import State, read_series
 from tests.recipe.world import CHECKOUT, Checkout
 
 TAGS = [base.tag for base in load_bases(CHECKOUT / "bases.toml").releases]

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import Bases, Project
-from recipe.deepgemm import check, load_facts, uses_of
-from recipe.inner import declared_in, inner_sources, scripted_in
-from recipe.inner_find import Kind, Request
-from recipe.inner_given import parse_given
-from recipe.sources import from_sdists, store_of
+from recipe.bases.releases import Bases
+from recipe.bases.sources import from_sdists, store_of
+from recipe.compile.deepgemm import check, load_facts, uses_of
+from recipe.compile.inner.find import Kind, Request
+from recipe.compile.inner.folders import declared_in, inner_sources, scripted_in
+from recipe.compile.inner.given import parse_given
+from recipe.ground.project import Project
 from tests.recipe.world import Checkout
 
 VARIABLES = {

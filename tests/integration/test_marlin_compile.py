@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from recipe import run
-from recipe.arch import Verdict, parse
-from recipe.config import Bases, Project
-from recipe.configure import Build, Place, configure, read_builds, variables
-from recipe.gpu_code import verdicts
-from recipe.inner import inner_sources
-from recipe.native_build import Job, configured, place_of, request_for, stale
-from recipe.native_env import NativeEnv, native_env
-from recipe.plan import make_plan
-from recipe.sources import store_of
-from recipe.testing import find_python
+from recipe.bases.releases import Bases
+from recipe.bases.sources import store_of
+from recipe.build.plan import make_plan
+from recipe.compile.configure import Build, Place, configure, read_builds, variables
+from recipe.compile.inner.folders import inner_sources
+from recipe.compile.native.build import configured, place_of, request_for, stale
+from recipe.compile.native.wanted import Job
+from recipe.compile.toolchain.environment import NativeEnv, native_env
+from recipe.compile.toolchain.python import find_python
+from recipe.gpu.arch import Verdict, parse
+from recipe.gpu.code import verdicts
+from recipe.ground import run
+from recipe.ground.project import Project
 from tests.recipe.world import CHECKOUT, Checkout
 
 BASE = "v0.20.2"

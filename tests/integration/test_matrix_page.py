@@ -17,10 +17,10 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from pypdf import PdfReader
 
-from recipe.matrix import Matrix
-from recipe.matrix_html import NAMES, as_html
-from recipe.matrix_store import load
-from recipe.matrix_text import SYMBOLS, WANTS_WORK
+from recipe.follow.matrix.html import NAMES, as_html
+from recipe.follow.matrix.store import load
+from recipe.follow.matrix.table import Matrix
+from recipe.follow.matrix.text import SYMBOLS, WANTS_WORK
 from tests.recipe.matrices import hard_matrix, tall_matrix
 from tests.recipe.world import Checkout
 

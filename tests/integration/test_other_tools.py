@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import Bases
-from recipe.git import ISOLATED
+from recipe.bases.releases import Bases
+from recipe.objects.git import ISOLATED
 from tests.recipe.repo import AM, WHO, Repository
 from tests.recipe.world import Checkout
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import AuditError, MachineError
-from recipe.pipeline import choose_tag, glibc
-from recipe.wheel_check import binaries_tag
+from recipe.build.pipeline import choose_tag, glibc
+from recipe.ground.errors import AuditError, MachineError
+from recipe.wheel.check import binaries_tag
 
 MACHINE = platform.machine()
 NEW = "GLIBC_2.99"

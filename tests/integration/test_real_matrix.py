@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from recipe.config import Bases
+from recipe.bases.releases import Bases
 from tests.recipe.world import Checkout
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from recipe.config import Bases
+from recipe.bases.releases import Bases
 from tests.recipe.world import MACHINE, Checkout
 
 

@@ -9,9 +9,10 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from recipe.config import DEFAULT_ARCH, load_bases, open_project
-from recipe.plan import make_plan
-from recipe.sbom import sbom
+from recipe.bases.releases import DEFAULT_ARCH, load_bases
+from recipe.build.plan import make_plan
+from recipe.ground.project import open_project
+from recipe.wheel.sbom import sbom
 
 
 @pytest.mark.parametrize("tag", ["v0.20.2", "v0.33.0"])

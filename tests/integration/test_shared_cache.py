@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe import sccache
-from recipe.compiler_cache import CompilerCache, Hits, hits
-from recipe.config import Project
+from recipe.compile.toolchain import sccache
+from recipe.compile.toolchain.compiler_cache import CompilerCache, Hits, hits
+from recipe.ground.project import Project
 
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = "struct S { int a; %s int b; };\n"
@@ -192,8 +192,9 @@ def test_its_server_ends_with_a_build_that_is_killed(project: Project, tmp_path:
     if shutil.which("setpriv") is None:
         pytest.skip("there is no setpriv on this machine")
     program = (
-        "import os, signal, sys; from pathlib import Path; from recipe import sccache;"
-        "from recipe.config import Project;"
+        "import os, signal, sys; from pathlib import Path;"
+        "from recipe.compile.toolchain import sccache;"
+        "from recipe.ground.project import Project;"
         "project = Project(root=Path(sys.argv[1]), cache=Path(sys.argv[2]));"
         "held = sccache.compiler_cache('sccache', project, Path(sys.argv[3]), offline=True);"
         "held.__enter__();"

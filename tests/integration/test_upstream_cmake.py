@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from recipe.arch import loose_intersection, supported
-from recipe.config import Bases, Project, load_bases
-from recipe.sources import from_sdist, store_of
+from recipe.bases.releases import Bases, load_bases
+from recipe.bases.sources import from_sdist, store_of
+from recipe.gpu.arch import loose_intersection, supported
+from recipe.ground.project import Project
 from tests.recipe.world import CHECKOUT, Checkout
 
 TAGS = [base.tag for base in load_bases(CHECKOUT / "bases.toml").releases]

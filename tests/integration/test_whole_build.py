@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 
-from recipe import native_whole, sccache, whole
-from recipe.compiler_cache import CompilerCache
-from recipe.config import Project
-from recipe.configure import Place
-from recipe.errors import AuditError, CompileError, MachineError, SourceError
-from recipe.native_env import NativeEnv
+from recipe.compile import whole
+from recipe.compile.configure import Place
+from recipe.compile.native import whole as native_whole
+from recipe.compile.toolchain import sccache
+from recipe.compile.toolchain.compiler_cache import CompilerCache
+from recipe.compile.toolchain.environment import NativeEnv
+from recipe.ground.errors import AuditError, CompileError, MachineError, SourceError
+from recipe.ground.project import Project
 from tests.integration.standin import write_inner, write_tree
 from tests.recipe import small
 from tests.recipe.fatbins import shared_object, unit

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from recipe.native_env import NativeEnv
+from recipe.compile.toolchain.environment import NativeEnv
 from tests.integration.standin import files
 from tests.recipe import small
 from tests.recipe.compiling import make_compiling
@@ -38,7 +38,7 @@ def shared(tools: NativeEnv, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("whole")
     copy_recipe(folder / "code")
     # vLLM's own build takes twelve gigabytes; this one takes none.
-    module = folder / "code" / "recipe" / "whole.py"
+    module = folder / "code" / "recipe" / "compile" / "whole.py"
     text = module.read_text(encoding="utf-8")
     module.write_text(
         text.replace("ROOM_BYTES = 12 << 30", "ROOM_BYTES = 1 << 20"), encoding="utf-8"

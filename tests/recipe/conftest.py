@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.git import Store, open_store
+from recipe.objects.git import Store, open_store
 from tests.recipe import small
 from tests.recipe.inners import Inner, make_inner
 from tests.recipe.repo import Repository, new_repository

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.git import Store, open_store
-from recipe.overlay import OverlayFile
-from recipe.patch import Patch
-from recipe.tree import Applied, apply_all
+from recipe.objects.git import Store, open_store
+from recipe.series.overlay import OverlayFile
+from recipe.series.patch import Patch
+from recipe.series.tree import Applied, apply_all
 from tests.recipe.edits import File, History, Tree, full_message
 from tests.recipe.repo import FORMAT, Repository, read
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from recipe.archive import Entry, import_entries
-from recipe.config import Archive, Base, InnerPin, Project
-from recipe.git import open_store
-from recipe.inner import InnerSource, inner_sources
-from recipe.inner_find import Request
-from recipe.inner_given import parse_given
+from recipe.bases.releases import Archive, Base, InnerPin
+from recipe.compile.inner.find import Request
+from recipe.compile.inner.folders import InnerSource, inner_sources
+from recipe.compile.inner.given import parse_given
+from recipe.ground.project import Project
+from recipe.objects.archive import Entry, import_entries
+from recipe.objects.git import open_store
 from tests.recipe.repo import Repository, new_repository
 
 CMAKELISTS = """\

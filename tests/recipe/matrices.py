@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from recipe.matrix import Cell, CellState, Matrix
+from recipe.follow.matrix.table import Cell, CellState, Matrix
 
 BASES = tuple(f"v1.{minor}.{patch}" for minor in range(20) for patch in range(2))
 HOSTILE = (

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe.git import ISOLATED, Store
-from recipe.patch import Patch, read_patch
+from recipe.objects.git import ISOLATED, Store
+from recipe.series.patch import Patch, read_patch
 
 AUTHOR = "vllm-sm12x maintainers <maintainers@vllm-sm12x.example>"
 DATE = "2026-11-22T00:00:00+00:00"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import ApplyError
-from recipe.git import Store
-from recipe.tree import apply_all
+from recipe.ground.errors import ApplyError
+from recipe.objects.git import Store
+from recipe.series.tree import apply_all
 from tests.recipe import small
 from tests.recipe.repo import Repository, fetched, new_repository, read
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 from packaging.version import Version
 
-from recipe.arch import Verdict, parse, plan, serves, supported
-from recipe.errors import ConfigError, UsageError
+from recipe.gpu.arch import Verdict, parse, plan, serves, supported
+from recipe.ground.errors import ConfigError, UsageError
 from tests.recipe import small
 from tests.recipe.world import World
 

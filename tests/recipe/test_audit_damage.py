@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from recipe import wheel_read
-from recipe.audit_verb import open_wheel
-from recipe.config import load_bases
-from recipe.errors import AuditError
-from recipe.gpu_code import wheel_code
+from recipe.bases.releases import load_bases
+from recipe.gpu.audit.wheels import open_wheel
+from recipe.gpu.code import wheel_code
+from recipe.ground.errors import AuditError
+from recipe.wheel import read as wheel_read
 from tests.recipe import small
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, unit
 from tests.recipe.test_audit_verb import audit, wheel

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from recipe.arch import parse, read_list
-from recipe.audit import devices_of
-from recipe.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
+from recipe.gpu.arch import parse, read_list
+from recipe.gpu.audit.findings import devices_of
+from recipe.gpu.kernel_names import FP4_GEMM, MARLIN, MARLIN_MOE, SCALED_MM
 from tests.recipe import small
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, shared_object, unit
 from tests.recipe.world import Done, World

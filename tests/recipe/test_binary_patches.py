@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import ConfigError
-from recipe.git import Store
-from recipe.tree import apply_all
+from recipe.ground.errors import ConfigError
+from recipe.objects.git import Store
+from recipe.series.tree import apply_all
 from tests.recipe.repo import Repository, fetched, message, read
 from tests.recipe.world import World
 

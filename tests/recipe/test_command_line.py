@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.options import VERBS
+from recipe.cli.verbs import VERBS
 from tests.recipe.world import World
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from recipe import target, toolkit
-from recipe.compile import in_wheel
-from recipe.cross import literal, stand_in
-from recipe.errors import MachineError, UsageError
-from recipe.native_env import NativeEnv
-from recipe.target import TARGETS, Target
+from recipe.compile.ninja import in_wheel
+from recipe.compile.toolchain import target, toolkit
+from recipe.compile.toolchain.cross import literal, stand_in
+from recipe.compile.toolchain.environment import NativeEnv
+from recipe.compile.toolchain.target import TARGETS, Target
+from recipe.ground.errors import MachineError, UsageError
 from tests.recipe.world import MACHINE, World
 
 SPARK = TARGETS["x86_64", "aarch64"]

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from recipe.config import Base, InnerPin
-from recipe.deepgemm import (
+from recipe.bases.releases import Base, InnerPin
+from recipe.compile.deepgemm import (
     COMPONENT,
     Known,
     argument,
@@ -21,8 +21,8 @@ from recipe.deepgemm import (
     load_facts,
     settled,
 )
-from recipe.deepgemm_uses import WRAPPER, Use, uses_in
-from recipe.errors import ConfigError
+from recipe.compile.deepgemm_uses import WRAPPER, Use, uses_in
+from recipe.ground.errors import ConfigError
 from tests.recipe.inners import Inner
 
 WRAPPER_TEXT = """

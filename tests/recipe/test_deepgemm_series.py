@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from recipe.inner import inner_sources
-from recipe.inner_find import Request, Series
-from recipe.overlay import OverlayFile
+from recipe.compile.inner.find import Request, Series
+from recipe.compile.inner.folders import inner_sources
+from recipe.series.overlay import OverlayFile
 from tests.recipe.inners import Inner
 from tests.recipe.repo import Repository, new_repository, numbered, read
 from tests.recipe.world import World

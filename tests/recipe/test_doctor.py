@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.cli import EPILOG
-from recipe.errors import INTERRUPTED, MachineError, RecipeError
-from recipe.symbols import readelf
+from recipe.cli.main import EPILOG
+from recipe.compile.toolchain.symbols import readelf
+from recipe.ground.errors import INTERRUPTED, MachineError, RecipeError
 from tests.recipe import small
 from tests.recipe.world import MACHINE, World
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import AuditError, SourceError
-from recipe.wheel import Edit, wheel_name, write_wheel
-from recipe.wheel_check import check_wheel
+from recipe.ground.errors import AuditError, SourceError
+from recipe.wheel.check import check_wheel
+from recipe.wheel.write import Edit, wheel_name, write_wheel
 from tests.recipe import small
 
 OURS = "9.1.0+sm12x.4"

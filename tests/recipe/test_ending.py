@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe import run, whole
+from recipe.compile import whole
+from recipe.ground import run
 from tests.recipe.processes import MARK, marked, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import ConfigError
-from recipe.export import beyond_quilt, export_quilt
-from recipe.git import Store
-from recipe.plan import Series
-from recipe.tree import apply_all
+from recipe.ground.errors import ConfigError
+from recipe.objects.git import Store
+from recipe.series.export import beyond_quilt, export_quilt
+from recipe.series.topics import Series
+from recipe.series.tree import apply_all
 from tests.recipe.repo import Repository, fetched, read
 from tests.recipe.world import World
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.fatbin import ENTRY, BadCode, Kind, read
+from recipe.gpu.fatbin import ENTRY, BadCode, Kind, read
 from tests.recipe import small
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, MODES, run, shared_object, unit
 

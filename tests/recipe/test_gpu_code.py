@@ -10,12 +10,12 @@ from types import ModuleType
 
 import pytest
 
-from recipe import gpu_code
-from recipe.arch import Verdict
-from recipe.errors import AuditError
-from recipe.fatbin import Kind
-from recipe.gpu_code import ComponentCode, Image, published_code, verdicts, wheel_code
-from recipe.kernel_names import family
+from recipe.gpu import code as gpu_code
+from recipe.gpu.arch import Verdict
+from recipe.gpu.code import ComponentCode, Image, published_code, verdicts, wheel_code
+from recipe.gpu.fatbin import Kind
+from recipe.gpu.kernel_names import family
+from recipe.ground.errors import AuditError
 from tests.recipe import small
 from tests.recipe.fatbins import AXPY, MARLIN_BF16, shared_object, unit
 from tests.recipe.world import CHECKOUT

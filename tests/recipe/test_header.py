@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from recipe.header import bounded_below, covering, range_text, release_text, set_trailer
-from recipe.patch import KNOWN, REQUIRED
-from recipe.series_file import insert_after
+from recipe.series.file import insert_after
+from recipe.series.header import bounded_below, covering, range_text, release_text, set_trailer
+from recipe.series.patch import KNOWN, REQUIRED
 from tests.recipe.repo import read
 
 VALUES = {

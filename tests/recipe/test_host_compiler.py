@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from recipe import host_compiler, run
-from recipe.configure import Place, Shorten, clear_of_others, variables
-from recipe.errors import MachineError, UsageError
-from recipe.native_env import NativeEnv
-from recipe.toolkit import Toolkit
+from recipe.compile.configure import Place, Shorten, clear_of_others, variables
+from recipe.compile.toolchain import host_compiler
+from recipe.compile.toolchain.environment import NativeEnv
+from recipe.compile.toolchain.toolkit import Toolkit
+from recipe.ground import run
+from recipe.ground.errors import MachineError, UsageError
 from tests.recipe import small
 from tests.recipe.compiling import SOURCES, TREE, make_compiling
 from tests.recipe.server import serve

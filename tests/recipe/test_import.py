@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.archive import folder_entries, import_entries, tar_entries
-from recipe.errors import SourceError
-from recipe.git import Store, open_store
+from recipe.ground.errors import SourceError
+from recipe.objects.archive import folder_entries, import_entries, tar_entries
+from recipe.objects.git import Store, open_store
 from tests.recipe import small
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.world import World

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.includes import Closure
+from recipe.compile.includes import Closure
 
 
 def write(root: Path, files: dict[str, str]) -> None:

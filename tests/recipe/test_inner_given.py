@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import SourceError, UsageError
-from recipe.inner_find import Kind
+from recipe.compile.inner.find import Kind
+from recipe.ground.errors import SourceError, UsageError
 from tests.recipe.inners import Inner, cutlass_files
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipe.inner_tree import tree_id, walk
+from recipe.compile.inner.tree import tree_id, walk
 from tests.recipe.inners import Inner
 from tests.recipe.world import CHECKOUT
 
@@ -19,9 +19,9 @@ FILES = 3000
 PROGRAM = """
 import sys
 from pathlib import Path
-from recipe.archive import Entry
-from recipe.config import Project
-from recipe.inner_tree import materialise, tree_id, write_entries
+from recipe.objects.archive import Entry
+from recipe.ground.project import Project
+from recipe.compile.inner.tree import materialise, tree_id, write_entries
 entries = [Entry(path=f"d{n % 50}/{n}", mode="100644", content=b"%d" % n) for n in range(FILES)]
 project = Project(root=Path("x"), cache=Path(sys.argv[1]))
 print(materialise(project, "many", tree_id(entries), lambda f: write_entries(entries, f)))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import SourceError
-from recipe.inner import as_defines, as_env, as_record
-from recipe.inner_find import Kind
-from recipe.inner_tree import tree_id, walk, working_copy
+from recipe.compile.inner.find import Kind
+from recipe.compile.inner.folders import as_defines, as_env, as_record
+from recipe.compile.inner.tree import tree_id, walk, working_copy
+from recipe.ground.errors import SourceError
 from tests.recipe.inners import Inner, add_submodule, cutlass_files
 
 

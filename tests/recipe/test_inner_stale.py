@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import InnerPin
-from recipe.inner_stale import is_pinned
+from recipe.bases.releases import InnerPin
+from recipe.compile.native.inner_stale import is_pinned
 from tests.recipe.repo import new_repository
 from tests.recipe.scripted import (
     API,

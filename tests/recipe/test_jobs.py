@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.jobs import (
+from recipe.compile.toolchain.jobs import (
     UNKNOWN_PEAK_BYTES,
     choose_jobs,
     free_memory,

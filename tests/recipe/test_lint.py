@@ -7,10 +7,11 @@ import json
 
 import pytest
 
-from recipe.config import load_bases, open_project
-from recipe.hunks import count_lines
-from recipe.lint import check_form, lint
-from recipe.series import read_series
+from recipe.bases.releases import load_bases
+from recipe.ground.project import open_project
+from recipe.objects.hunks import count_lines
+from recipe.series.lint import check_form, lint
+from recipe.series.topics import read_series
 from tests.recipe.repo import read
 from tests.recipe.world import World
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import ConfigError
-from recipe.git import Store
-from recipe.tree import apply_all
+from recipe.ground.errors import ConfigError
+from recipe.objects.git import Store
+from recipe.series.tree import apply_all
 from tests.recipe.repo import AM, FORMAT, Repository, fetched, message, read
 
 DATE_LINE = "Mon Sep 17 00:00:00 2001"

@@ -136,7 +136,7 @@ def test_a_stored_matrix_is_used_until_a_patch_changes(world: World) -> None:
 def test_a_stored_matrix_is_not_that_of_another_recipe(world: World) -> None:
     world.add_patch("one.patch", world.upstream.patch({"vllm/model.py": OURS}))
     world.good("matrix")
-    with (world.root / "recipe" / "threeway.py").open("a", encoding="utf-8") as code:
+    with (world.root / "recipe" / "objects" / "threeway.py").open("a", encoding="utf-8") as code:
         code.write("# judged differently\n")
 
     assert "judging" in world.good("matrix").err

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from justhtml import JustHTML
 
-from recipe.markup import sentence, shown
-from recipe.matrix import Cell, CellState, Matrix
-from recipe.matrix_html import as_html
-from recipe.matrix_runs import runs_of
+from recipe.follow.matrix.html import as_html
+from recipe.follow.matrix.markup import sentence, shown
+from recipe.follow.matrix.runs import runs_of
+from recipe.follow.matrix.table import Cell, CellState, Matrix
 from tests.recipe.matrices import HOSTILE, LONG_PATH, cell, hard_matrix, tall_matrix
 from tests.recipe.repo import TRAILERS
 from tests.recipe.world import World

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from recipe.compile import failed
-from recipe.jobs import killed_for_memory
-from recipe.run import FULL_DISK_BYTES
+from recipe.compile.ninja import failed
+from recipe.compile.toolchain.jobs import killed_for_memory
+from recipe.ground.run import FULL_DISK_BYTES
 from tests.recipe.compiling import add_torch, fake_toolkit, make_compiling
 from tests.recipe.processes import MARK, marked, wait_for
 from tests.recipe.server import serve

@@ -10,10 +10,10 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from recipe.native import Action, Component
-from recipe.native_members import with_files
-from recipe.native_plan import Settled
-from recipe.native_stage import Native, useless
+from recipe.compile.native.members import with_files
+from recipe.compile.native.settle import Settled
+from recipe.compile.native.stage import Native, useless
+from recipe.wheel.components import Action, Component
 from tests.recipe.scripted import (
     DEEPGEMM,
     HERE,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import assume, given
 
-from recipe.export import beyond_quilt, export_git, export_quilt
-from recipe.git import IDENTITY, ISOLATED
-from recipe.plan import Series
+from recipe.objects.git import IDENTITY, ISOLATED
+from recipe.series.export import beyond_quilt, export_git, export_quilt
+from recipe.series.topics import Series
 from tests.recipe.edits import History, few, histories
 from tests.recipe.history import LOG, Made, made, no_conversion, read_tree, write_tree
 from tests.recipe.repo import AM

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from recipe.config import load_bases
+from recipe.bases.releases import load_bases
 from tests.recipe.repo import Repository
 from tests.recipe.world import World
 

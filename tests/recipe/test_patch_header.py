@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from recipe.errors import ConfigError
-from recipe.patch import Patch
+from recipe.ground.errors import ConfigError
+from recipe.series.patch import Patch
 from tests.recipe.repo import AUTHOR, Repository, read
 
 EDIT: dict[str, bytes | None] = {"vllm/envs.py": b"new\n"}

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from recipe.config import load_bases
+from recipe.bases.releases import load_bases
 from tests.recipe import small
 from tests.recipe.world import World
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recipe.catalog import render
-from recipe.config import load_bases
-from recipe.errors import ConfigError, UsageError
+from recipe.bases.catalog import render
+from recipe.bases.releases import load_bases
+from recipe.ground.errors import ConfigError, UsageError
 from tests.recipe import small
 from tests.recipe.world import CHECKOUT, World
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from recipe.config import load_bases, open_project
-from recipe.lint import lint
-from recipe.series import State, check, resolve
+from recipe.bases.releases import load_bases
+from recipe.ground.project import open_project
+from recipe.series.lint import lint
+from recipe.series.topics import State, check, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 
-from recipe import rebase_state
-from recipe.config import Project
-from recipe.rebase_state import State
+from recipe.follow.rebase import state as rebase_state
+from recipe.follow.rebase.state import State
+from recipe.ground.project import Project
 from tests.recipe.next_release import (
     LINES,
     add_release,

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipe.archive import Entry, folder_entries, import_entries, tar_entries
-from recipe.errors import ApplyError
-from recipe.export import export_git
-from recipe.git import ISOLATED, open_store
-from recipe.hunks import count_lines
-from recipe.lint import check_form
-from recipe.plan import Series
-from recipe.tree import apply_all
+from recipe.ground.errors import ApplyError
+from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
+from recipe.objects.git import ISOLATED, open_store
+from recipe.objects.hunks import count_lines
+from recipe.series.export import export_git
+from recipe.series.lint import check_form
+from recipe.series.topics import Series
+from recipe.series.tree import apply_all
 from tests.recipe.edits import NAMES, ODD_LINES, Edit, File, History, Tree, few, histories, trees
 from tests.recipe.history import Made, made, no_conversion, read_tree, write_tree
 from tests.recipe.repo import Repository

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe import rust
-from recipe.errors import MachineError, SourceError
+from recipe.compile.toolchain import rust
+from recipe.ground.errors import MachineError, SourceError
 
 CHECKSUM = "11" * 32
 CARGO_LOCK = f"""\

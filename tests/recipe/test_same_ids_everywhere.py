@@ -7,8 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from recipe.git import IDENTITY, ISOLATED, Store, open_store
-from recipe.tree import apply_all
+from recipe.objects.git import IDENTITY, ISOLATED, Store, open_store
+from recipe.series.tree import apply_all
 from tests.recipe.repo import AM, Repository, fetched, numbered, read
 from tests.recipe.world import World
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe import scratch
+from recipe.ground import scratch
 
 HOLD = """
 import sys, time

@@ -7,12 +7,23 @@ from dataclasses import replace
 
 import pytest
 
-from recipe.arch import Verdict
-from recipe.configure import Build, Step
-from recipe.expected_code import REACH
-from recipe.native import Action, Choice, Component, Kind
-from recipe.native_plan import candidates, settle
-from recipe.stale import RUNS, Reason, best, changed, difference, enough, listed, merged, unserved
+from recipe.compile.configure import Build, Step
+from recipe.compile.native.choice import Choice, Kind
+from recipe.compile.native.settle import candidates, settle
+from recipe.compile.stale import (
+    RUNS,
+    Reason,
+    best,
+    changed,
+    difference,
+    enough,
+    listed,
+    merged,
+    unserved,
+)
+from recipe.gpu.arch import Verdict
+from recipe.gpu.expected import REACH
+from recipe.wheel.components import Action, Component
 
 ONE = Step(source="tree/a.cu", command="nvcc -gencode arch=compute_120f,code=sm_120f -c tree/a.cu")
 TWO = Step(source="tree/b.cu", command="nvcc -gencode arch=compute_80,code=sm_80 -c tree/b.cu")

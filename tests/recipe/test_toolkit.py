@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.errors import MachineError
-from recipe.toolkit import Candidate, lay_out, machine_toolkit, packaged_version
+from recipe.compile.toolchain.toolkit import Candidate, lay_out, machine_toolkit, packaged_version
+from recipe.ground.errors import MachineError
 from tests.recipe.compiling import fake_toolkit
 
 

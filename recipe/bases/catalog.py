@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pin a release: what `bases add` reads from the index, the sdist and the wheels, and writes."""
+
+from __future__ import annotations
+
+import http
+import io
+import json
+import re
+import urllib.request
+import zipfile
+from dataclasses import replace
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
+
+from recipe.bases import pins
+from recipe.bases.components import component_name
+from recipe.bases.download import Link, list_files, list_release
+from recipe.bases.releases import SCHEMA, Archive, Base, Bases, InnerPin, load_bases
+from recipe.bases.sources import import_sdist
+from recipe.ground.errors import SourceError, UsageError
+from recipe.ground.log import say
+from recipe.ground.project import Project
+from recipe.objects.git import Store
+
+MACHINES = ("x86_64", "aarch64")
+HEAD = """\
+# The pinned upstream releases, oldest first. Written by: python build.py bases add vX.Y.Z
+# revision: stands after +sm12x. in a wheel's version; raise it with every release of the overlay.
+"""
+
+
+def pin_release(project: Project, tag: str) -> Base:
+    """Read every pin of one release; nothing is written."""
+    if not re.fullmatch(r"v\d+\.\d+\.\d+(\.post\d+)?", tag):
+        raise UsageError(f"{tag!r} is not a release tag", next="python build.py bases add v0.33.0")
+    version = tag.removeprefix("v")
+    links = list_release("vllm", version)
+    if not links:
+        raise SourceError(
+            f"the package index has no vllm {version}", next="python build.py bases list"
+        )
+    source = next((link for link in links if is_source(link)), None)
+    if source is None:
+        raise SourceError(f"the index has no source archive of {tag}", next="python build.py bases")
+    sdist = archive_of(source)
+    wheels = {machine: newest_wheel(links, machine) for machine in MACHINES}
+    say(f"pinning {tag}: {sdist.name}")
+    store, commit = import_sdist(project, sdist, version, offline=False)
+    return read_tree(store, commit, tag, sdist, wheels)
+
+
+def read_tree(store: Store, commit: str, tag: str, sdist: Archive, wheels: dict[str, Link]) -> Base:
+    def read(path: str) -> str:
+        if not store.has_path(commit, path):
+            raise pins.unknown(f"{tag} has no {path}")
+        return store.read(commit, path).decode()
+
+    listing = store.text("ls-tree", "--name-only", commit, "--", "cmake/external_projects/")
+    inner = pins.inner_pins(read, ["CMakeLists.txt", *listing.splitlines()])
+    return Base(
+        tag=tag,
+        commit=pins.commit(read),
+        torch=pins.torch_version(read),
+        cuda=pins.cuda_version(read),
+        python=SpecifierSet(pins.python_range(read)),
+        sdist=sdist,
+        wheels={machine: archive_of(link) for machine, link in wheels.items()},
+        components=remote_components(wheels["x86_64"].url),
+        deepgemm=next(pin for pin in inner if pin.name == "deepgemm"),
+        inner=inner,
+    )
+
+
+def archive_of(link: Link) -> Archive:
+    if link.sha256 is None:
+        raise SourceError(f"the index gives no sha256 for {link.name}", next="use another index")
+    return Archive(name=link.name, sha256=link.sha256)
+
+
+def newest_wheel(links: list[Link], machine: str) -> Link:
+    """The release's wheel for a machine; of two builds, the one with the higher build number."""
+    wheels = [link for link in links if link.name.endswith(f"_{machine}.whl")]
+    if not wheels:
+        raise SourceError(f"the index has no {machine} wheel of it", next="python build.py bases")
+    return max(wheels, key=lambda link: parse_wheel_filename(link.name)[2])
+
+
+def remote_components(url: str) -> tuple[str, ...]:
+    """The compiled extensions of a wheel on the index, from its central directory alone."""
+    try:
+        with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 1 << 18)) as wheel:
+            members = wheel.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise SourceError(
+            f"the members of {url.rsplit('/', 1)[-1]} could not be read from the index: {error}",
+            means="Nothing was pinned.",
+            next="check the network and run it again; the index's server must answer ranges",
+        ) from None
+    return tuple(sorted({component_name(name) for name in members if name.endswith(".so")}))
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on a server that answers ranges, read where it is asked for."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.position = 0
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD")) as answer:
+            self.size = int(answer.headers["Content-Length"])
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = start + offset
+        return self.position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        last = min(self.position + len(buffer), self.size) - 1
+        if last < self.position:
+            return 0
+        wanted = {"Range": f"bytes={self.position}-{last}"}
+        with urllib.request.urlopen(urllib.request.Request(self.url, headers=wanted)) as answer:
+            if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+                raise OSError("the server doesn't answer ranges")
+            content = answer.read(last - self.position + 1)
+        buffer[: len(content)] = content
+        self.position += len(content)
+        return len(content)
+
+
+def newer(bases: Bases) -> list[str]:
+    """Releases the index has that are newer than the newest pinned one, oldest first."""
+    latest = bases.releases[-1].version
+    found = {Version(version) for version, link in list_files("vllm") if is_source(link)}
+    return [f"v{v}" for v in sorted(found) if v > latest and not v.is_prerelease]
+
+
+def is_source(link: Link) -> bool:
+    return link.name.endswith(".tar.gz")
+
+
+def add(project: Project, tags: list[str]) -> Bases:
+    """Pin the releases and write bases.toml anew, the others as they were."""
+    old = load_bases(project.bases_file) if project.bases_file.exists() else None
+    releases = {base.tag: base for base in old.releases} if old else {}
+    for tag in tags:
+        before = releases.get(tag)
+        new = pin_release(project, tag)
+        releases[tag] = new if before is None else replace(new, lifted=before.lifted)
+    ordered = tuple(sorted(releases.values(), key=lambda base: base.version))
+    bases = Bases(revision=old.revision if old else 1, releases=ordered)
+    temporary = project.bases_file.with_suffix(".part")
+    temporary.write_text(render(bases), encoding="utf-8", newline="\n")
+    load_bases(temporary)
+    temporary.rename(project.bases_file)
+    return bases
+
+
+def render(bases: Bases) -> str:
+    parts = [HEAD, f"schema = {SCHEMA}\nrevision = {bases.revision}\n"]
+    return "\n".join([*parts, *(render_base(base) for base in bases.releases)])
+
+
+def render_base(base: Base) -> str:
+    quote = json.dumps  # TOML's basic strings are JSON's
+    lines = ["[[base]]"]
+    plain = {"tag": base.tag, "commit": base.commit, "torch": base.torch, "cuda": base.cuda}
+    lines += [f"{key} = {quote(value)}" for key, value in plain.items()]
+    lines.append(f"python = {quote(canonical(base.python))}")
+    lines.append(f"components = [{', '.join(quote(name) for name in base.components)}]")
+    lines.append(f"sdist = {render_archive(base.sdist)}")
+    for machine, archive in sorted(base.wheels.items(), reverse=True):
+        lines.append(f"wheels.{machine} = {render_archive(archive)}")
+    lines += [f"inner.{pin.name} = {render_pin(pin)}" for pin in base.inner]
+    lines += [f"lifted.{pin.name} = {render_pin(pin)}" for pin in base.lifted]
+    return "\n".join(lines) + "\n"
+
+
+def render_pin(pin: InnerPin) -> str:
+    fields = {"repository": pin.repository, "pin": pin.pin, "commit": pin.commit, "why": pin.why}
+    said = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value]
+    return f"{{ {', '.join(said)} }}"
+
+
+def canonical(python: SpecifierSet) -> str:
+    return ",".join(sorted((str(one) for one in python), reverse=True))
+
+
+def render_archive(archive: Archive) -> str:
+    return f'{{ name = "{archive.name}", sha256 = "{archive.sha256}" }}'
+
+
+def table(bases: Bases) -> list[dict[str, str]]:
+    return [
+        {
+            "tag": base.tag,
+            "commit": base.commit,
+            "torch": base.torch,
+            "cuda": base.cuda,
+            "python": canonical(base.python),
+            "deepgemm": base.deepgemm.pin[:9],
+        }
+        for base in bases.releases
+    ]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read from an upstream tree what a base pins: commit, torch, Python, CUDA, inner sources."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterable
+
+from packaging.requirements import Requirement
+
+from recipe.bases.releases import InnerPin
+from recipe.ground.errors import ConfigError
+
+# Reads a file of the tree as text.
+Reader = Callable[[str], str]
+
+CMAKE_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|#[^\n]*|([()])|([^\s()"#]+)', re.DOTALL)
+
+
+def commit(read: Reader) -> str:
+    """The first digits of the release's commit, from the sdist's version file."""
+    found = re.search(r"commit_id = 'g([0-9a-f]{7,40})'", read("vllm/_version.py"))
+    if found is None:
+        raise unknown("vllm/_version.py names no commit")
+    return found[1]
+
+
+def torch_version(read: Reader) -> str:
+    for line in read("requirements/cuda.txt").splitlines():
+        text = line.partition("#")[0].strip()
+        if re.match(r"torch\s*==", text):
+            return str(next(iter(Requirement(text).specifier)).version)
+    raise unknown("requirements/cuda.txt doesn't fix torch")
+
+
+def python_range(read: Reader) -> str:
+    return str(tomllib.loads(read("pyproject.toml"))["project"]["requires-python"])
+
+
+def cuda_version(read: Reader) -> str:
+    """major.minor of the toolkit that upstream's images and wheels are built with."""
+    versions = json.loads(read("docker/versions.json"))["variable"]
+    return ".".join(str(versions["CUDA_VERSION"]["default"]).split(".")[:2])
+
+
+def inner_pins(read: Reader, cmake_files: Iterable[str]) -> tuple[InnerPin, ...]:
+    """Every FetchContent source of a CUDA build, by name, sorted."""
+    found: dict[str, InnerPin] = {}
+    for path in cmake_files:
+        for pin in file_pins(read(path)):
+            found[pin.name] = pin
+    return tuple(found[name] for name in sorted(found))
+
+
+def file_pins(text: str) -> list[InnerPin]:
+    """The FetchContent commands of one CMake file that have a GIT_TAG.
+
+    A variable has the value of its last set() before the command: where branches differ, upstream
+    writes the CUDA one last.
+    """
+    variables: dict[str, str] = {}
+    pins = []
+    for command, arguments in commands(text):
+        if command == "set" and len(arguments) >= 2:
+            variables[arguments[0]] = arguments[1]
+        elif command in ("fetchcontent_declare", "fetchcontent_populate"):
+            options = dict(itertools.pairwise(arguments))
+            if "GIT_TAG" in options:
+                repository = expand(options.get("GIT_REPOSITORY", ""), variables)
+                pin = expand(options["GIT_TAG"], variables)
+                pins.append(InnerPin(name=arguments[0], repository=repository, pin=pin))
+    return pins
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(lower-case name, arguments) of each top-level command of a CMake file, comments dropped."""
+    found: list[tuple[str, list[str]]] = []
+    name = ""
+    depth = 0
+    for quoted, bracket, word in CMAKE_TOKEN.findall(text):
+        if bracket == "(":
+            depth += 1
+            if depth == 1:
+                found.append((name.lower(), []))
+        elif bracket == ")":
+            depth -= 1
+        elif depth == 0:
+            name = word
+        elif word or quoted:
+            found[-1][1].append(word or quoted)
+    return found
+
+
+def expand(value: str, variables: dict[str, str]) -> str:
+    return re.sub(r"\$\{(\w+)\}", lambda match: variables.get(match[1], match[0]), value)
+
+
+def unknown(what: str) -> ConfigError:
+    return ConfigError(
+        what,
+        means="The release is laid out in a way this recipe doesn't know.",
+        next="look at the file in the tree and update recipe/bases/pins.py",
+    )

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pinned releases, as bases.toml has them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from recipe.ground.errors import ConfigError, UsageError
+
+SCHEMA = 1
+# One build for both chips: RTX PRO 6000 and RTX 5090 (12.0), DGX Spark (12.1).
+DEFAULT_ARCH = "12.0;12.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Archive:
+    """A file on the package index, by name and hash."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerPin:
+    """A source that upstream's CMake fetches: where from and which tag or commit.
+
+    commit: what a tag must be at, where it is known. why: of a pin that the overlay lifts.
+    """
+
+    name: str
+    repository: str
+    pin: str
+    commit: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """One pinned upstream release.
+
+    commit: the release's commit, or the first digits of it that the sdist's version file names.
+    torch: the version its wheel requires. cuda: the toolkit its wheel was built with.
+    wheels: the published wheels by machine (x86_64, aarch64). components: the compiled extensions
+    in them. deepgemm: its pin among the inner ones. lifted: pins that the overlay puts in the place
+    of upstream's, for what is compiled here.
+    """
+
+    tag: str
+    commit: str
+    torch: str
+    cuda: str
+    python: SpecifierSet
+    sdist: Archive
+    wheels: dict[str, Archive]
+    components: tuple[str, ...]
+    deepgemm: InnerPin
+    inner: tuple[InnerPin, ...]
+    lifted: tuple[InnerPin, ...] = ()
+
+    def pin_of(self, name: str) -> InnerPin:
+        """What an inner source is compiled from: the overlay's pin or else upstream's."""
+        return next(pin for pin in (*self.lifted, *self.inner) if pin.name == name)
+
+    @property
+    def version(self) -> Version:
+        return Version(self.tag.removeprefix("v"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bases:
+    """What bases.toml says: the releases, oldest first, and the overlay's own revision."""
+
+    revision: int
+    releases: tuple[Base, ...]
+
+    def find(self, text: str) -> Base:
+        """``v0.33.0`` exactly, ``v0.33`` its newest patch release, ``latest`` the newest."""
+        if text == "latest":
+            return self.releases[-1]
+        wanted = text.removeprefix("v")
+        try:
+            release = Version(wanted).release
+        except InvalidVersion:
+            raise self.unknown(text) from None
+        for base in reversed(self.releases):
+            if str(base.version) == wanted:
+                return base
+            if len(release) == 2 and base.version.release[:2] == release:
+                return base
+        raise self.unknown(text)
+
+    def unknown(self, text: str) -> UsageError:
+        known = " ".join(base.tag for base in self.releases)
+        return UsageError(
+            f"{text!r} is not a pinned base; known: {known}",
+            means="A base is pinned in bases.toml by commit and by the hashes of its archives.",
+            next=f"python build.py bases add {text if text.startswith('v') else 'v' + text}",
+        )
+
+
+def load_bases(path: Path) -> Bases:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.name} is missing", next=f"git checkout -- {path.name}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: {error}", next=f"mend {path.name}") from None
+    if data.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"{path.name}: schema {data.get('schema')!r}; this recipe reads schema {SCHEMA}",
+            next="use the recipe that belongs to this bases.toml",
+        )
+    if type(data.get("revision")) is not int:
+        raise ConfigError(
+            f"{path.name}: revision {data.get('revision')!r} is not a whole number",
+            next=f"mend revision in {path.name}",
+        )
+    releases = [parse_base(entry, path.name) for entry in data.get("base", [])]
+    if not releases:
+        raise ConfigError(f"{path.name} pins no release", next="python build.py bases add v0.33.0")
+    releases.sort(key=lambda base: base.version)
+    return Bases(revision=data["revision"], releases=tuple(releases))
+
+
+def parse_base(entry: dict[str, Any], where: str) -> Base:
+    tag = str(entry.get("tag", "?"))
+    try:
+        inner = parse_pins(entry["inner"])
+        base = Base(
+            tag=tag,
+            commit=entry["commit"],
+            torch=entry["torch"],
+            cuda=entry["cuda"],
+            python=SpecifierSet(entry["python"]),
+            sdist=parse_archive(entry["sdist"]),
+            wheels={m: parse_archive(a) for m, a in entry["wheels"].items()},
+            components=tuple(entry["components"]),
+            deepgemm=next(pin for pin in inner if pin.name == "deepgemm"),
+            inner=inner,
+            lifted=parse_pins(entry.get("lifted", {})),
+        )
+        names = {pin.name for pin in inner}
+        if strange := [pin.name for pin in base.lifted if pin.name not in names]:
+            raise ValueError(f"lifted.{strange[0]} lifts a pin that isn't there")
+        Version(tag.removeprefix("v"))
+    except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
+        raise ConfigError(
+            f"{where}: base {tag}: {type(error).__name__}: {error}",
+            next=f"mend the entry, or write it anew: python build.py bases add {tag}",
+        ) from None
+    return base
+
+
+def parse_pins(entries: dict[str, dict[str, str]]) -> tuple[InnerPin, ...]:
+    return tuple(
+        InnerPin(
+            name=name,
+            repository=pin["repository"],
+            pin=pin["pin"],
+            commit=pin.get("commit"),
+            why=pin.get("why", ""),
+        )
+        for name, pin in sorted(entries.items())
+    )
+
+
+def parse_archive(entry: dict[str, str]) -> Archive:
+    name, sha256 = entry["name"], entry["sha256"]
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"{name}: not a sha256: {sha256!r}")
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"not a file name: {name!r}")
+    return Archive(name=name, sha256=sha256)

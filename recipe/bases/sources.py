@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upstream sources as commits in the object store: from an archive, a git tag or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from recipe.bases import pins
+from recipe.bases.download import fetch
+from recipe.bases.releases import Archive, Base
+from recipe.ground.errors import SourceError, UsageError
+from recipe.ground.lock import hold
+from recipe.ground.log import say
+from recipe.ground.project import Project
+from recipe.ground.run import check_disk
+from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
+from recipe.objects.git import Store, open_store
+
+# Bump when the way an archive becomes a tree changes.
+IMPORTER = 1
+VLLM_REPOSITORY = "https://github.com/vllm-project/vllm.git"
+# An sdist, its tree in the store, and room for the pack while it is written.
+ROOM_BYTES = 400 * 2**20
+
+
+class Kind(StrEnum):
+    SDIST = "sdist"
+    GIT = "git"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One upstream tree in the store. origin says where it came from, for the record."""
+
+    kind: Kind
+    commit: str
+    origin: str
+
+
+def store_of(project: Project) -> Store:
+    """Open the store; the lock keeps its cleaning away from a run that is writing."""
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        return open_store(project.store)
+
+
+def upstream_source(
+    project: Project, base: Base, upstream: str, *, source: str, offline: bool
+) -> Source:
+    """The tree of one of series.UPSTREAMS that belongs to the base."""
+    find = vllm_source if upstream == "vllm" else deepgemm_source
+    return find(project, base, source=source, offline=offline)
+
+
+def vllm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
+    """The base's tree. source: auto or sdist (the pinned archive), git, a git URL or a folder."""
+    if source in ("auto", Kind.SDIST):
+        return from_sdist(project, base, offline=offline)
+    if source == Kind.GIT or is_url(source):
+        url = VLLM_REPOSITORY if source == Kind.GIT else source
+        return from_tag(project, base, url=url, offline=offline)
+    return from_folder(project, Path(source), upstream="vllm")
+
+
+def deepgemm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
+    """DeepGEMM's tree. source: git for the pinned repository, a git URL or a folder."""
+    if source in ("auto", Kind.GIT) or is_url(source):
+        pin = base.pin_of("deepgemm")
+        url = source if is_url(source) else pin.repository
+        return from_revision(project, url=url, commit=pin.pin, offline=offline)
+    return from_folder(project, Path(source), upstream="deepgemm")
+
+
+def is_url(text: str) -> bool:
+    return bool(re.match(r"[a-z+]+://|[\w.-]+@[\w.-]+:", text))
+
+
+def from_sdist(project: Project, base: Base, *, offline: bool) -> Source:
+    store, commit = import_sdist(project, base.sdist, str(base.version), offline=offline)
+    check_release(store, base, commit)
+    return Source(kind=Kind.SDIST, commit=commit, origin=archive_origin(base.sdist))
+
+
+def import_sdist(
+    project: Project, archive: Archive, version: str, *, offline: bool
+) -> tuple[Store, str]:
+    """Fetch a source archive and import it, unless that was done; the store and the commit."""
+    store, commits = import_sdists(project, [(archive, version)], offline=offline)
+    return store, commits[0]
+
+
+def import_sdists(
+    project: Project, archives: Sequence[tuple[Archive, str]], *, offline: bool
+) -> tuple[Store, list[str]]:
+    """The same for several (archive, version), as many at once as there are processors."""
+    store = store_of(project)
+    paths: dict[str, Path] = {}
+    missing = [one for one in archives if store.commit_of(sdist_ref(one[0])) is None]
+    for archive, version in archives:
+        if (archive, version) in missing:
+            check_disk(project.cache, ROOM_BYTES, f"the source of v{version}")
+        # One whose tree is there is fetched as well: a damaged archive is found at its next use.
+        paths[archive.name] = fetch(
+            archive, project="vllm", version=version, cache=project.cache, offline=offline
+        )
+
+    def imported(one: tuple[Archive, str]) -> str:
+        archive, version = one
+        ref = sdist_ref(archive)
+        commit = store.commit_of(ref)
+        if commit is None:
+            say(f"  importing {archive.name} into the object store")
+            message = f"vllm {version}\n\n{archive_origin(archive)}\n"
+            commit = import_entries(store, tar_entries(paths[archive.name]), ref, message)
+        return commit
+
+    if not missing:
+        return store, [imported(one) for one in archives]
+    with (
+        hold(project.cache / "locks" / "store.lock", "the object store"),
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+    ):
+        return store, list(pool.map(imported, archives))
+
+
+def sdist_ref(archive: Archive) -> str:
+    return f"refs/sm12x/sdist/{archive.sha256}-{IMPORTER}"
+
+
+def archive_origin(archive: Archive) -> str:
+    return f"{archive.name} sha256:{archive.sha256}"
+
+
+def from_sdists(project: Project, bases: Sequence[Base], *, offline: bool) -> dict[str, str]:
+    """The commit of each base's tree, by tag, from the pinned archives."""
+    wanted = [(base.sdist, str(base.version)) for base in bases]
+    store, commits = import_sdists(project, wanted, offline=offline)
+    for base, commit in zip(bases, commits, strict=True):
+        check_release(store, base, commit)
+    return {base.tag: commit for base, commit in zip(bases, commits, strict=True)}
+
+
+def check_release(store: Store, base: Base, commit: str) -> None:
+    """The archive's own version file must name the pinned commit."""
+    named = pins.commit(lambda path: store.read(commit, path).decode())
+    if not base.commit.startswith(named) and not named.startswith(base.commit):
+        raise SourceError(
+            f"{base.sdist.name} says it was made from commit {named}; "
+            f"bases.toml pins {base.commit}",
+            means="The pins of this base contradict each other.",
+            next=f"python build.py bases add {base.tag}",
+        )
+
+
+def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
+    store = store_of(project)
+    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        commit = store.commit_of(ref)
+        if commit is None:
+            if offline:
+                raise not_cached(f"{base.tag} from {url}")
+            say(f"  fetching {base.tag} from {url}")
+            commit = store.fetch_commit(url, base.tag)
+            if not commit.startswith(base.commit):
+                raise SourceError(
+                    f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
+                    means="The tag was moved, or this is another repository.",
+                    next="look at what changed there, or build from the archive: --source sdist",
+                )
+            store.set_ref(ref, commit)
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {base.tag} {commit}")
+
+
+def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
+    store = store_of(project)
+    ref = f"refs/sm12x/revision/{commit}"
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        found = store.commit_of(ref)
+        if found is None:
+            if offline:
+                raise not_cached(f"{commit} of {url}")
+            say(f"  fetching {commit} from {url}")
+            found = store.fetch_revision(url, commit)
+            store.set_ref(ref, found)
+    return Source(kind=Kind.GIT, commit=found, origin=f"{url} {found}")
+
+
+def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:
+    if not folder.is_dir():
+        raise UsageError(
+            f"--source {folder} is neither auto, sdist, git, a git address nor a folder",
+            next="python build.py build --help",
+        )
+    store = store_of(project)
+    entries: list[Entry] = list(folder_entries(folder.resolve()))
+    if not entries:
+        raise SourceError(f"the folder {folder} is empty", next="name the root of a source tree")
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        ref = f"refs/sm12x/folder/{upstream}"
+        commit = import_entries(store, iter(entries), ref, f"{upstream} from a folder\n")
+    tree = store.tree_of(commit)
+    return Source(kind=Kind.FOLDER, commit=commit, origin=f"a folder, tree {tree}, not verified")
+
+
+def not_cached(what: str) -> SourceError:
+    return SourceError(
+        f"{what} is not in the object store and --offline was given",
+        means="Nothing was changed.",
+        next="run once without --offline",
+    )

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb bases: list the pinned releases, pin one, look for newer ones."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from recipe.bases.releases import Base, Bases, load_bases
+from recipe.cli.answers import show
+from recipe.cli.options import verb
+from recipe.ground.project import Project
+
+if TYPE_CHECKING:
+    from recipe.compile.deepgemm import DeepGemm
+
+
+def add_bases(verbs: Any, name: str) -> None:
+    parser = verb(
+        verbs, name, "list the pinned releases, pin one, or look for newer ones", run_bases
+    )
+    parser.add_argument("action", nargs="?", choices=("list", "add", "check"), default="list")
+    parser.add_argument("tags", nargs="*", metavar="vX.Y.Z", help="releases to pin")
+
+
+def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    from recipe.bases import catalog
+    from recipe.ground.errors import UsageError
+
+    if options.action == "check":
+        found = catalog.newer(load_bases(project.bases_file))
+        lines = [f"{tag}  python build.py bases add {tag}" for tag in found]
+        show(options, "\n".join(lines) or "no newer release")
+        return {"newer": found}
+    if options.action == "add":
+        if not options.tags:
+            raise UsageError("no release was named", next="python build.py bases add v0.33.0")
+        return show_moved(options, project, catalog.add(project, options.tags))
+    rows = catalog.table(load_bases(project.bases_file))
+    columns = list(rows[0])
+    width = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
+    lines = [
+        "  ".join(f"{row[c]:{width[c]}}" for c in columns).rstrip()
+        for row in [{c: c for c in columns}, *rows]
+    ]
+    show(options, "\n".join(lines))
+    return {"bases": rows}
+
+
+def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> dict[str, Any]:
+    """What moved between each base that was pinned and the one before it."""
+    from dataclasses import asdict
+    from itertools import pairwise
+
+    from recipe.compile import deepgemm
+    from recipe.follow.moved import moved
+    from recipe.series.topics import read_series
+
+    patches = read_series(project)
+    found = [
+        move
+        for old, new in pairwise(bases.releases)
+        if new.tag in options.tags
+        for move in moved(old, new, [p for p in patches if p.bases.contains(old.version)])
+    ]
+    lines = [f"pinned {' '.join(options.tags)} in bases.toml"]
+    for move in found:
+        touched = f" (touched by {', '.join(move.patches)})" if move.patches else ""
+        lines.append(f"{move.base} {move.pin}{touched}\n  - {move.old}\n  + {move.new}")
+    carried = {base.tag: deepgemm_of(project, base) for base in map(bases.find, options.tags)}
+    for tag, one in carried.items():
+        lines += [tag, *(f"  {line}" for line in deepgemm.as_lines(one))]
+    show(options, "\n".join(lines))
+    return {
+        "pinned": options.tags,
+        "moved": [asdict(move) for move in found],
+        "deepgemm": {tag: deepgemm.as_json(one) for tag, one in carried.items()},
+    }
+
+
+def deepgemm_of(project: Project, base: Base) -> DeepGemm:
+    """The DeepGEMM of a release that was just pinned, whose source is in the store."""
+    from recipe.bases.sources import from_sdists, store_of
+    from recipe.compile import deepgemm
+
+    commit = from_sdists(project, [base], offline=True)[base.tag]
+    return deepgemm.of_base(store_of(project), commit, base)

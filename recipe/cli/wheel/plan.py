@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verb plan: what build would do, and why."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipe.cli.answers import greet, show
+from recipe.cli.options import add_base, add_source, add_target, verb
+from recipe.ground.project import Project
+
+if TYPE_CHECKING:
+    from recipe.build.plan import Plan
+
+
+def add_plan(verbs: Any, name: str) -> None:
+    parser = verb(verbs, name, "print what build would do and why", run_plan)
+    add_base(parser)
+    add_target(parser)
+    add_source(parser)
+
+
+def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
+    bases, base = greet(options, project)
+    from recipe.build import plan
+    from recipe.cli.wheel.native import native_options
+    from recipe.compile.native import stage as native_stage
+
+    native = native_options(options, project, bases, base)
+    made = plan.make_plan(
+        project,
+        bases,
+        base,
+        arch_list=options.arch,
+        platform=options.platform,
+        source=options.source,
+        offline=options.offline,
+        given=native.given,
+    )
+    wheel = published_wheel(project, made)
+    settled = native_stage.foresee(project, plan.wanted(made, native), wheel)
+    show(options, plan.as_text(made, settled))
+    return plan.as_json(made, settled)
+
+
+def published_wheel(project: Project, plan: Plan) -> Path | None:
+    """Upstream's wheel if it is in the cache."""
+    from recipe.bases.download import fetch
+    from recipe.ground.errors import SourceError
+
+    version = str(plan.base.version)
+    try:
+        return fetch(
+            plan.published, project="vllm", version=version, cache=project.cache, offline=True
+        )
+    except SourceError:
+        return None

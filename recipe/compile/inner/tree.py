@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Source trees in the cache, each in a folder that is named by the hash of what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from recipe.ground import scratch
+from recipe.ground.errors import SourceError
+from recipe.ground.lock import hold
+from recipe.ground.project import Project
+from recipe.ground.run import disk_full
+from recipe.objects.archive import Entry, check_link
+
+
+def tree_id(entries: Iterable[Entry]) -> str:
+    """The id that git gives a tree of these files: the same on every machine, and checkable there.
+
+    Modes and names count, dates and owners don't.
+    """
+    root: dict[str, Any] = {}
+    for entry in entries:
+        *folders, name = entry.path.split("/")
+        folder = root
+        for part in folders:
+            folder = folder.setdefault(part, {})
+        folder[name] = (entry.mode, object_id(b"blob", entry.content))
+    return folder_id(root).hex()
+
+
+def folder_id(folder: dict[str, Any]) -> bytes:
+    rows = []
+    for name, value in folder.items():
+        mode, found = ("40000", folder_id(value)) if isinstance(value, dict) else value
+        # Git sorts a folder as if its name ended in a slash.
+        key = name.encode() + (b"/" if mode == "40000" else b"")
+        rows.append((key, f"{mode} {name}\0".encode() + found))
+    return object_id(b"tree", b"".join(row for _, row in sorted(rows)))
+
+
+def object_id(kind: bytes, content: bytes) -> bytes:
+    return hashlib.sha1(b"%s %d\0" % (kind, len(content)) + content, usedforsecurity=False).digest()
+
+
+def walk(folder: Path) -> Iterator[Entry]:
+    """Every file and link below a folder, whatever git would say of it."""
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        links = [name for name in folders if (here / name).is_symlink()]
+        folders[:] = [name for name in folders if name not in links]
+        for name in [*files, *links]:
+            path = here / name
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                target = str(path.readlink())
+                check_link(folder, relative, target)
+                yield Entry(path=relative, mode="120000", content=target.encode())
+            elif path.is_file():
+                mode = "100755" if os.access(path, os.X_OK) else "100644"
+                yield Entry(path=relative, mode=mode, content=path.read_bytes())
+
+
+def write_entries(entries: Iterable[Entry], folder: Path) -> None:
+    for entry in entries:
+        path = folder / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if entry.mode == "120000":
+            path.symlink_to(entry.content.decode())
+        else:
+            path.write_bytes(entry.content)
+            path.chmod(int(entry.mode, 8) & 0o777)
+
+
+def materialise(project: Project, name: str, identity: str, write: Callable[[Path], None]) -> Path:
+    """The folder cache/inner/NAME/IDENTITY, written by `write` unless it is there and whole.
+
+    A folder whose content isn't what its name says was changed by a build or by hand: it is
+    written anew. So what CMake is given is what the record names.
+    """
+    target = project.cache / "inner" / name / identity
+    with hold(project.cache / "locks" / f"inner-{name}-{identity[:16]}.lock", f"{name}'s source"):
+        if target.is_dir() and tree_id(walk(target)) == identity:
+            return target
+        with scratch.folder(project.cache, "inner") as place:
+            made = place / "tree"
+            made.mkdir()
+            try:
+                write(made)
+            except OSError as error:
+                raise disk_full(project.cache, f"{name}'s source: {error}") from None
+            found = tree_id(walk(made))
+            if found != identity:
+                raise SourceError(
+                    f"{name}'s source is tree {found} on the disk, and {identity} was expected",
+                    means="A file system that loses modes or links can't hold a source tree.",
+                    next="put the cache on another disk: SM12X_CACHE=DIR python build.py ...",
+                )
+            if target.exists():
+                target.rename(place / "replaced")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.rename(target)
+    return target
+
+
+def working_copy(source: Path, target: Path) -> Path:
+    """A copy to build in: DeepGEMM's setup.py writes into its own folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    temporary = target.with_name(f".{target.name}.half-written")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary, symlinks=True)
+    temporary.rename(target)
+    return target

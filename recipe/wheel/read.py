@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Read a wheel that somebody hands in: it may be cut off, damaged, or no wheel at all."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recipe.ground.errors import AuditError
+
+# What zipfile lets through of an archive it can't read: RuntimeError is an encrypted member and, as
+# NotImplementedError, a method it doesn't know; OSError is bzip2's.
+UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    OverflowError,
+    LookupError,
+    ValueError,
+)
+# A member says its size in advance. Code beyond 2 GiB can't be linked for x86_64's small model,
+# and metadata is text of some ten thousand bytes.
+LARGEST_OBJECT = 1 << 31
+LARGEST_TEXT = 1 << 24
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; AuditError if the file is none, FileNotFoundError if there is no file."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError:
+        raise
+    except UNREADABLE as error:
+        raise no_wheel(path, str(error)) from None
+    with archive:
+        yield archive
+
+
+def content_of(archive: zipfile.ZipFile, path: Path, member: str, largest: int) -> bytes:
+    """One member of `path`, unpacked; AuditError if it can't be, or has more than `largest` bytes.
+
+    No more than the size it says in advance is unpacked.
+    """
+    try:
+        size = archive.getinfo(member).file_size
+        if size <= largest:
+            return archive.read(member)
+    except UNREADABLE as error:
+        raise no_wheel(path, f"{member}: {error}") from None
+    raise AuditError(
+        f"{path.name}: {member} has {size} bytes unpacked",
+        means=f"No such member has more than {largest}; it was not unpacked.",
+        next="fetch or build the wheel again",
+    )
+
+
+def no_wheel(path: Path, why: str) -> AuditError:
+    return AuditError(
+        f"{path.name} is not a wheel, is cut off or damaged: {why}",
+        means="A wheel is a zip archive with a .dist-info folder; nothing of it was used.",
+        next="fetch or build the wheel again",
+    )
