@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's own test suite: style, types, recipe tests, and wheels of the bases asked for."""
+"""The project's own test suite: style, imports, types, recipe tests, wheels of bases asked for."""
 
 from __future__ import annotations
 
@@ -23,15 +23,9 @@ def run_suite(
     project: Project, bases: Bases, chosen: list[Base], *, torch: str | None, pytest: list[str]
 ) -> dict[str, Any]:
     """Run everything, then fail if anything did: one run shows all there is to mend."""
-    module = [sys.executable, "-m"]
-    steps = {
-        "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
-        "lint": [*module, "ruff", "check", *PYTHON_CODE],
-        "types": [*module, "mypy"],
-        "recipe": [*module, "pytest", *(pytest or ["tests/recipe", "tests/integration"])],
-    }
+    commands = steps(pytest)
     failed = []
-    for name, command in steps.items():
+    for name, command in commands.items():
         if run.show(command, cwd=project.root, env={}) != 0:
             failed.append(name)
     wheels = {}
@@ -52,7 +46,19 @@ def run_suite(
             next="python build.py test -- -x -k NAME   # one of the tests named above",
         )
     say("all passed")
-    return {"steps": list(steps), "wheels": wheels}
+    return {"steps": list(commands), "wheels": wheels}
+
+
+def steps(pytest: list[str]) -> dict[str, list[str]]:
+    """The commands of the suite by name; pytest: what it is given in the place of all tests."""
+    module = [sys.executable, "-m"]
+    return {
+        "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
+        "lint": [*module, "ruff", "check", *PYTHON_CODE],
+        "imports": [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
+        "types": [*module, "mypy"],
+        "recipe": [*module, "pytest", *(pytest or ["tests/recipe", "tests/integration"])],
+    }
 
 
 def test_base(project: Project, bases: Bases, base: Base, torch: str | None) -> dict[str, Any]:
