@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.cli.suite import steps
+from recipe.cli.steps import steps
 from tests.recipe.world import CHECKOUT
 
 
