@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ def looks_like_one(text: str) -> bool:
     return len(words) > 1 and words[0] in PROGRAMS
 
 
+@functools.cache
 def pages() -> tuple[Page, ...]:
     """README, the other pages of the root, and docs/."""
     paths = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
