@@ -7,18 +7,28 @@ from typing import Any
 
 from .. import envs
 from ..layouts import V32
-from .choice import KNOB, NO_PATH, Cache, Choice, Route, cache_refuses, decide
+from .choice import (
+    KNOB,
+    NO_PATH,
+    Cache,
+    Choice,
+    Route,
+    cache_refuses,
+    decide,
+    sinks_refused,
+)
 from .compression import ratios_of
 from .flashinfer import FlashInfer, find_flashinfer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The shape of a model's sparse attention."""
+    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache."""
 
     layout: Cache
     index_topk: int
     rope_dim: int
+    sinks: bool = False
 
 
 def read_model(vllm_config: Any) -> Model | None:
@@ -34,7 +44,8 @@ def read_model(vllm_config: Any) -> Model | None:
     # Others have sparse indexers, too, over caches that aren't MLA's.
     if getattr(hf, "kv_lora_rank", None) != V32.nope_dim:
         return None
-    return Model(layout=Cache.V32, index_topk=index_topk, rope_dim=rope_dim)
+    sinks = bool(getattr(hf, "learnable_sink", False))
+    return Model(layout=Cache.V32, index_topk=index_topk, rope_dim=rope_dim, sinks=sinks)
 
 
 def has_own_path() -> bool:
@@ -48,14 +59,19 @@ def unasked(model: Model, found: FlashInfer) -> str:
     """What vLLM's own check doesn't ask and that is against upstream's path, or nothing.
 
     Up to v0.25 it says yes to a FlashInfer that has the function and no kernels behind it, and
-    nowhere does it ask for kernels without RoPE.
+    nowhere does it ask for kernels without RoPE. A layer with sinks asks it as one without, and
+    then goes on without them where the backend hasn't got any.
     """
     from vllm.version import __version__
 
     if not has_own_path():
         return NO_PATH
     rope_dim = model.rope_dim
-    return found.refuses(rope_dim=rope_dim) or cache_refuses(__version__, rope_dim=rope_dim)
+    return (
+        found.refuses(rope_dim=rope_dim)
+        or cache_refuses(__version__, rope_dim=rope_dim)
+        or sinks_refused(__version__, sinks=model.sinks)
+    )
 
 
 def asked(ask: Callable[[], str]) -> str:
