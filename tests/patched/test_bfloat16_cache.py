@@ -4,6 +4,7 @@ the real platform's, as `VllmConfig` calls them.
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -43,10 +44,14 @@ def configured(
 @pytest.mark.parametrize("device", SM12X, ids=str)
 @pytest.mark.parametrize("flashinfer", [False, True])
 def test_bfloat16_stays_what_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, base: Version, device: Device, flashinfer: bool
+    monkeypatch: pytest.MonkeyPatch,
+    have_flashinfer: Callable[..., Path],
+    base: Version,
+    device: Device,
+    flashinfer: bool,
 ) -> None:
     if flashinfer:
-        devices.have_flashinfer(monkeypatch)
+        have_flashinfer()
     kept = configured(device, monkeypatch, "bfloat16").cache_config.cache_dtype
     assert kept == ("bfloat16" if base >= Version("0.24") else "auto")
 

@@ -110,11 +110,18 @@ def make(
 
 @pytest.mark.parametrize("device", SM12X, ids=str)
 @pytest.mark.parametrize("cache_dtype", ["fp8_ds_mla", "bfloat16"])
+@pytest.mark.parametrize("flashinfer", [False, True])
 def test_the_layer_hands_its_sinks_to_our_implementation(
-    make: Callable[..., Any], device: Device, cache_dtype: str
+    make: Callable[..., Any],
+    have_flashinfer: Callable[..., Path],
+    device: Device,
+    cache_dtype: str,
+    flashinfer: bool,
 ) -> None:
     import torch
 
+    if flashinfer:
+        have_flashinfer()
     layer = make(cache_dtype, device)
     impl = layer.mla_attn.impl
     assert type(impl).__module__ == "vllm.sm12x.mla.backend"
@@ -124,16 +131,19 @@ def test_the_layer_hands_its_sinks_to_our_implementation(
 
 @pytest.mark.parametrize("has_sinks", [True, False])
 def test_flashinfers_path_is_not_taken_for_a_model_with_sinks(
-    layers: ModuleType, monkeypatch: pytest.MonkeyPatch, has_sinks: bool
+    layers: ModuleType,
+    have_flashinfer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    has_sinks: bool,
 ) -> None:
-    from vllm.sm12x.support import flashinfer, route
+    from vllm.sm12x.support import route
 
-    found = flashinfer.FlashInfer(version="0.7.2.post1", kernels=True, hangs=False)
-    monkeypatch.setattr(route, "find_flashinfer", lambda: found)
+    have_flashinfer()
     devices.use(SM120, monkeypatch)
     config = configured("fp8_ds_mla")
     config.model_config.hf_config.learnable_sink = has_sinks
     model = route.read_model(config)
+    assert model is not None
     choice = route.choose(model, None, ("FLASHMLA_SPARSE",), refusal="")
     assert choice.triton is has_sinks
     assert ("attention sinks" in choice.why) is has_sinks
