@@ -169,14 +169,7 @@ def test_upstreams_does_not(
 ) -> None:
     from vllm.model_executor.models.interfaces import supports_pp
 
-    package = "vllm.model_executor.models"
-    text = (pristine / MODEL).read_text(encoding="utf-8")
-    # Operators are registered once in a process.
-    quiet = text.replace("direct_register_custom_op(", "dict(")
-    copy = ModuleType(f"{package}.upstreams_deepseek_v4")
-    copy.__package__ = package
-    monkeypatch.setitem(sys.modules, copy.__name__, copy)
-    exec(compile(quiet, str(pristine / MODEL), "exec"), vars(copy))
+    copy = devices.run_again(pristine / MODEL, MODULE, monkeypatch)
     assert supports_pp(copy.DeepseekV4ForCausalLM) is (base >= Version("0.21"))
 
 
