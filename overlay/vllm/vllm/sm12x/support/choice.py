@@ -143,6 +143,16 @@ def cache_refuses(vllm_version: str, *, rope_dim: int) -> str:
     return ""
 
 
+def sinks_refused(vllm_version: str, *, sinks: bool) -> str:
+    """Why vLLM's FlashInfer path of this version would serve a model with sinks wrong, or nothing.
+
+    That of V3.2's cache has no place for them. A release newer than those looked at may have one.
+    """
+    if sinks and release_of(vllm_version)[:2] <= LOOKED_AT:
+        return "vLLM's FlashInfer path would leave the model's attention sinks out"
+    return ""
+
+
 def _without_triton(reason: str, refusal: str, *, unexpected: bool) -> Choice:
     if refusal:
         return Choice(path=Route.NONE, why=f"{reason}, and {refusal}", unexpected=True)

@@ -17,6 +17,7 @@ from .choice import (
     cache_refuses,
     decide,
     describe_once,
+    sinks_refused,
     triton_lacks,
 )
 from .compression import ratios_of
@@ -33,11 +34,12 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The shape of a model's sparse attention."""
+    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache."""
 
     layout: Cache
     index_topk: int
     rope_dim: int
+    sinks: bool = False
 
 
 def read_model(vllm_config: Any) -> Model | None:
@@ -52,7 +54,9 @@ def read_model(vllm_config: Any) -> Model | None:
     if missing:
         _leave(f"the model's configuration has no number for {', '.join(missing)}")
         return None
-    return Model(layout=layout, index_topk=hf.index_topk, rope_dim=hf.qk_rope_head_dim)
+    # V4's sinks are a part of its layout, V3.2's are HY V4's alone.
+    sinks = layout is Cache.V32 and bool(getattr(hf, "learnable_sink", False))
+    return Model(layout=layout, index_topk=hf.index_topk, rope_dim=hf.qk_rope_head_dim, sinks=sinks)
 
 
 def _layout(hf: Any) -> Cache | None:
@@ -85,14 +89,19 @@ def unasked(model: Model, found: FlashInfer) -> str:
     """What vLLM's own check doesn't ask and that is against upstream's path, or nothing.
 
     Up to v0.25 it says yes to a FlashInfer that has the function and no kernels behind it, and
-    nowhere does it ask for kernels without RoPE.
+    nowhere does it ask for kernels without RoPE. A layer with sinks asks it as one without, and
+    then goes on without them where the backend hasn't got any.
     """
     from vllm.version import __version__
 
     if not has_own_path():
         return NO_PATH
     rope_dim = model.rope_dim
-    return found.refuses(rope_dim=rope_dim) or cache_refuses(__version__, rope_dim=rope_dim)
+    return (
+        found.refuses(rope_dim=rope_dim)
+        or cache_refuses(__version__, rope_dim=rope_dim)
+        or sinks_refused(__version__, sinks=model.sinks)
+    )
 
 
 def asked(ask: Callable[[], str]) -> str:
