@@ -29,7 +29,7 @@ ENTRY = """\
 }}
 """
 SECTION = struct.Struct("<IIQQQQIIQQ")
-# (compress mode, what its flag in an entry is): see recipe/fatbin.py.
+# (compress mode, what its flag in an entry is): see recipe/gpu/fatbin.py.
 MODES = {"none": 0, "speed": 0x2000, "size": 0x8000}
 AXPY = "_ZN4vllm4axpyIfEEvPT_"
 MARLIN_BF16 = (

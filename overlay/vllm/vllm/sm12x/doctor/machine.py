@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `doctor` looks at: devices, versions, extensions and variables. Nothing is judged here."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import envs
+from ..support.flashinfer import FlashInfer, find_flashinfer
+from ..support.gemm import DeepGemm, find_deep_gemm
+from .binaries import Extension, examine, find_cuobjdump
+
+PACKAGES = ("vllm", "torch", "triton", "flashinfer-python")
+PREFIXES = ("VLLM_TRITON_MLA_SPARSE", "VLLM_SM12X_", "VLLM_SM120_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A GPU, as torch sees it."""
+
+    name: str
+    capability: tuple[int, int]
+    memory_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knob:
+    """A variable of the overlay: its value, where that comes from, and what is wrong with it."""
+
+    name: str
+    value: Any
+    origin: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Everything that was found. `versions` has None for what isn't installed.
+
+    `examined`: a tool was there to look into the extensions.
+    """
+
+    devices: tuple[Device, ...]
+    is_cuda: bool
+    driver: str | None
+    versions: dict[str, str | None]
+    flashinfer: FlashInfer
+    deep_gemm: DeepGemm
+    extensions: tuple[Extension, ...]
+    examined: bool
+    knobs: tuple[Knob, ...]
+    unknown_knobs: tuple[str, ...]
+
+    @property
+    def sm12x(self) -> tuple[Device, ...]:
+        """The devices that the overlay is for."""
+        return tuple(d for d in self.devices if self.is_cuda and d.capability[0] == 12)
+
+
+def gather() -> Facts:
+    """Look at this machine."""
+    is_cuda, devices = _devices()
+    package = Path(__file__).parents[2]
+    site = [Path(folder) for folder in sys.path if folder]
+    tool = find_cuobjdump(site)
+    versions = {name: _version(name) for name in PACKAGES}
+    return Facts(
+        devices=devices,
+        is_cuda=is_cuda,
+        driver=_driver(),
+        versions=versions,
+        flashinfer=find_flashinfer(),
+        deep_gemm=find_deep_gemm(),
+        extensions=examine(package, tool),
+        examined=tool is not None,
+        knobs=read_knobs(),
+        unknown_knobs=unknown_knobs(),
+    )
+
+
+def _devices() -> tuple[bool, tuple[Device, ...]]:
+    """Whether torch is built for CUDA (not ROCm), and its devices."""
+    if importlib.util.find_spec("torch") is None:
+        return False, ()
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.version.cuda is not None, ()
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    devices = (
+        Device(name=d.name, capability=(d.major, d.minor), memory_gib=round(d.total_memory / 2**30))
+        for d in found
+    )
+    return torch.version.cuda is not None, tuple(devices)
+
+
+def _driver() -> str | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.split()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def read_knobs() -> tuple[Knob, ...]:
+    """Read every variable of the overlay, without a warning."""
+    found = []
+    for variable in envs.VARIABLES + envs.CHANGED:
+        reading = variable.read()
+        shown = variable.shown or reading.value
+        value = reading.value if reading.name and not reading.problem else shown
+        origin = reading.origin.value
+        if reading.origin is envs.Origin.ALIAS:
+            origin = f"{origin} {reading.name}"
+        found.append(Knob(name=variable.name, value=value, origin=origin, problem=reading.problem))
+    return tuple(found)
+
+
+def unknown_knobs() -> tuple[str, ...]:
+    """Return what is set and looks like one of the overlay's variables, but isn't."""
+    known = {name for v in envs.VARIABLES + envs.CHANGED for name in (v.name, *v.aliases)}
+    return tuple(sorted(n for n in os.environ if n.startswith(PREFIXES) and n not in known))

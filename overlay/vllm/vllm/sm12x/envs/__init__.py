@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every environment variable of the overlay, in one table.
+
+Works alone (`get`) and inside vLLM (`register`, called by one seam at the end of `vllm/envs.py`,
+while vLLM is being imported: nothing here may import vLLM before it is asked for a value).
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from .values import choice, count, flag, gibibytes, one_of
+
+logger = logging.getLogger(__name__)
+
+_warned: set[str] = set()
+
+
+class Origin(str, Enum):
+    """Where a value comes from."""
+
+    DEFAULT = "default"
+    NAME = "environment"
+    ALIAS = "legacy alias"
+    INVALID = "default, because what is set is invalid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A variable's value, where it comes from, and the name that was set, if one was."""
+
+    value: Any
+    origin: Origin
+    name: str | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvVar:
+    """One environment variable.
+
+    `default` is the parsed value that an unset or invalid variable has, `shown` how the
+    documentation says it where the value alone says nothing. `parser` turns the text into a value
+    and raises ValueError, with what would be valid, on any other text. `compile_factor` says
+    whether the value changes compiled graphs, and so belongs into the keys of torch.compile's
+    cache.
+    """
+
+    name: str
+    default: Any
+    parser: Callable[[str], Any]
+    meaning: str
+    compile_factor: bool
+    aliases: tuple[str, ...] = ()
+    shown: str = ""
+
+    def __call__(self) -> Any:
+        """Read the variable from the environment: `vllm.envs` calls its entries this way."""
+        reading = self.read()
+        if reading.problem and self.name not in _warned:
+            _warned.add(self.name)
+            logger.warning("%s Using the default, %s.", reading.problem, self.shown or self.default)
+        return reading.value
+
+    def read(self) -> Reading:
+        """Return the value and its origin, without a warning.
+
+        The name wins over its aliases, even with an invalid value. Empty text counts as unset.
+        """
+        for name in (self.name, *self.aliases):
+            text = os.environ.get(name, "").strip()
+            if not text:
+                continue
+            try:
+                origin = Origin.NAME if name == self.name else Origin.ALIAS
+                return Reading(value=self.parser(text), origin=origin, name=name)
+            except ValueError as error:
+                origin, problem = Origin.INVALID, f"Ignoring {name}={text!r}: {error}."
+                return Reading(value=self.default, origin=origin, name=name, problem=problem)
+        return Reading(value=self.default, origin=Origin.DEFAULT)
+
+
+VARIABLES: tuple[EnvVar, ...] = (
+    EnvVar(
+        name="VLLM_SM12X_PREFETCH",
+        default="auto",
+        parser=choice("auto", "1", "0"),
+        meaning=(
+            "Whether a checkpoint is read into the page cache while it is loaded when no "
+            "safetensors load strategy is given: auto decides by file system, size and memory, "
+            "1 always does, 0 never does."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_PREFETCH_MIN_GIB",
+        default=50.0,
+        parser=gibibytes,
+        meaning="Automatic prefetch starts above this many GiB of checkpoint per rank.",
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE",
+        default=None,
+        shown="automatic",
+        parser=flag,
+        meaning=(
+            "Sparse MLA on SM12x by the overlay's Triton kernels: by itself where nothing better "
+            "is usable, 1 always, 0 never. Nothing on other devices."
+        ),
+        # Attention classes differ, and with them what is traced.
+        compile_factor=True,
+        aliases=("VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION",),
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_ALLOW_CUDAGRAPH",
+        default=None,
+        shown="1, with speculative decoding 0",
+        parser=flag,
+        meaning="0 turns compilation and graph capture off for models on the Triton path.",
+        # Without compilation there is nothing to look up.
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_TOPK_CHUNK_SIZE",
+        default=None,
+        shown="automatic",
+        parser=count,
+        meaning=(
+            "At most this many entries of a row for one program of the decode kernels, rounded up "
+            "to whole tiles of 32; what programs share is merged in a second launch."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE",
+        default=256,
+        parser=count,
+        meaning=(
+            "Calls of more query rows aren't split between programs, or go in passes of so many "
+            "where the entries of a program are set: it bounds the workspace of partial outputs, "
+            "2 KiB a head, row and split."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE",
+        default=None,
+        shown="automatic",
+        parser=one_of(1, 2, 4, 16, 32),
+        meaning=(
+            "Heads a program, 16 or 32 where a kernel has both; 1, 2 and 4 mean the smallest, "
+            "which is 16 because a tensor core's tile has that many rows."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_DUMP",
+        default=False,
+        shown="0",
+        parser=flag,
+        meaning=(
+            "1 writes shapes, dtypes and strides of the next call of a sparse attention operator "
+            "as JSON lines and stops the request with an error. Needs --enforce-eager: a captured "
+            "graph calls no operator."
+        ),
+        compile_factor=False,
+        aliases=("VLLM_SM120_DUMP_DEEPSEEK_V4_ATTENTION",),
+    ),
+    EnvVar(
+        name="VLLM_TRITON_MLA_SPARSE_DUMP_PATH",
+        default=None,
+        shown="a temporary file",
+        parser=str,
+        meaning="Where the dump goes; lines are added at its end.",
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_DEEP_GEMM_SM120_PAGED_MQA_TILED",
+        default=True,
+        shown="1",
+        parser=flag,
+        meaning=(
+            "The indexer's decode logits where DeepGEMM has no SM12x kernels: 1 fetches a page "
+            "once for all query tokens of a request, 0 takes the simple kernel, a tile of one "
+            "query token a program."
+        ),
+        compile_factor=False,
+    ),
+)
+
+# Variables of upstream's that have another default on SM12x; elsewhere they stay upstream's own.
+CHANGED: tuple[EnvVar, ...] = (
+    EnvVar(
+        name="VLLM_SPARSE_INDEXER_MAX_LOGITS_MB",
+        default=256,
+        shown="256 on SM12x",
+        parser=count,
+        meaning=(
+            "Upstream's cap of the sparse indexer's logits in MiB, which is 512 elsewhere; vLLM's "
+            "memory profile counts with it, too."
+        ),
+        compile_factor=True,
+    ),
+)
+
+
+def get(name: str) -> Any:
+    """Return the value of the variable `name`; KeyError if the table has no such name."""
+    for variable in VARIABLES:
+        if variable.name == name:
+            return variable()
+    raise KeyError(name)
+
+
+def register(
+    table: MutableMapping[str, Callable[[], Any]],
+    variables: Iterable[EnvVar] = VARIABLES,
+    changed: Iterable[EnvVar] = CHANGED,
+) -> None:
+    """Add the variables and their aliases to `table`, which is `vllm.envs.environment_variables`.
+
+    Entries of upstream's that are in `changed` get the overlay's default on SM12x; one that the
+    table hasn't got isn't added. Raises ValueError when the table has one of `variables` already:
+    two owners of a name would disagree.
+    """
+    for variable in variables:
+        for name in (variable.name, *variable.aliases):
+            if name in table:
+                raise ValueError(f"{name} is registered already")
+            table[name] = variable
+    for variable in changed:
+        if variable.name in table:
+            table[variable.name] = functools.partial(_on_sm12x, variable, table[variable.name])
+
+
+def _on_sm12x(variable: EnvVar, upstream: Callable[[], Any]) -> Any:
+    return variable() if _is_sm12x() else upstream()
+
+
+@functools.cache
+def _is_sm12x() -> bool:
+    """Ask vLLM's platform, which asks the driver and doesn't initialise CUDA."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return False
+    capability = current_platform.get_device_capability()
+    return capability is not None and capability.major == 12
+
+
+def describe(variables: Iterable[EnvVar] = VARIABLES + CHANGED) -> str:
+    """Return the table as Markdown, for the documentation."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for variable in variables:
+        default = variable.default
+        default = f"{default:g}" if isinstance(default, float) else default
+        legacy = "".join(f" Legacy alias `{alias}`." for alias in variable.aliases)
+        lines.append(
+            f"| `{variable.name}` | {variable.shown or default} | {variable.meaning}{legacy} |"
+        )
+    return "\n".join(lines) + "\n"
