@@ -31,8 +31,9 @@ model that nobody serves there. A number is a reason below; `with drafts` is wit
 decoding, where that differs. On other devices everything is upstream's.
 
 `python -m vllm.sm12x.doctor --device 12.1` says the same of what is installed, on any machine, and
-`VLLM_TRITON_MLA_SPARSE` chooses by hand. This page is written by a command:
-`PYTHONPATH=overlay/vllm python -m benchmarks.paths`.
+`VLLM_TRITON_MLA_SPARSE` chooses by hand. This page is written by two commands, after `bases add`:
+`python -m benchmarks.flashinfer_wheels` reads the wheels, `PYTHONPATH=overlay/vllm python -m
+benchmarks.paths` writes it, both with the Python of the tests (`.venv/test-*`).
 
 """
 

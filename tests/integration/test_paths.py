@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from recipe.config import Bases, open_project
-from recipe.sources import from_sdists, store_of
+from recipe.bases import flashinfer as asked
+from recipe.bases.releases import Bases
+from recipe.bases.sources import from_sdists, store_of
+from recipe.ground.project import open_project
 from tests.integration.upstream_checks import Release
 from tests.overlay.flashinfer_wheels import PINS, WHEELS, install
 from tests.recipe.world import CHECKOUT
@@ -117,6 +119,23 @@ def test_the_overlay_tells_what_upstreams_own_code_says(
             ours = not kind.dcp or release.hands_on_lse("flashmla")
             expected = "triton" if ours else "none"
         assert row.choice.path.value == expected, row
+
+
+@pytest.mark.parametrize("tag", ["v0.20.2", "v0.29.0", "v0.33.0"])
+def test_pinning_a_release_tells_the_same(tag: str, sources: Callable[[str], Release]) -> None:
+    """It reads the wheel from the index, and the overlay's doctor answers in its own process."""
+    told = asked.tell(CHECKOUT / "overlay" / "vllm", tag[1:], lambda p: sources(tag).read(p) or "")
+    assert told.flashinfer == PINS[tag]
+    absent = f"no file of it is named {asked.KERNELS}: look for its kernels by hand"
+    assert told.problem == ("" if tag > "v0.25" else absent)
+    page = (CHECKOUT / "docs" / "paths.md").read_text(encoding="utf-8")
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {tag} ")]
+    cells = [cell.strip().partition(" ")[0] for cell in line.split("|")[3:-1]]
+    assert [row["path"] for row in told.paths if not row["speculation"]] == cells
+
+
+def test_every_pinned_release_is_on_the_page(bases: Bases) -> None:
+    assert list(PINS) == [base.tag for base in bases.releases]
 
 
 def test_the_page_is_what_the_overlay_decides() -> None:
