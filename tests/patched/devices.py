@@ -92,6 +92,21 @@ def load(path: Path, monkeypatch: pytest.MonkeyPatch, package: str = "vllm") -> 
     return module
 
 
+def run_again(path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Run another text of the module of this name as a module of its own.
+
+    Operators and layers aren't registered: a process has those of the first text.
+    """
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("direct_register_custom_op(", "(lambda *_, **__: None)(")
+    text = text.replace("@CustomOp.register(", "@(lambda *_, **__: lambda one: one)(")
+    copy = ModuleType(f"{module}_again")
+    copy.__package__ = module.rpartition(".")[0]
+    monkeypatch.setitem(sys.modules, copy.__name__, copy)
+    exec(compile(text, str(path), "exec"), vars(copy))
+    return copy
+
+
 def forget_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the overlay's modules for SM12x out, so that it shows when a seam imports one."""
     for name in entered():

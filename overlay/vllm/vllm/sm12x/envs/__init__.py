@@ -135,6 +135,7 @@ VARIABLES: tuple[EnvVar, ...] = (
             "to whole tiles of 32; what programs share is merged in a second launch."
         ),
         compile_factor=False,
+        aliases=("VLLM_SM120_REFERENCE_TOPK_CHUNK_SIZE",),
     ),
     EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE",
@@ -146,6 +147,7 @@ VARIABLES: tuple[EnvVar, ...] = (
             "2 KiB a head, row and split."
         ),
         compile_factor=False,
+        aliases=("VLLM_SM120_REFERENCE_QUERY_CHUNK_SIZE",),
     ),
     EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE",
@@ -178,6 +180,7 @@ VARIABLES: tuple[EnvVar, ...] = (
         parser=str,
         meaning="Where the dump goes; lines are added at its end.",
         compile_factor=False,
+        aliases=("VLLM_SM120_ATTENTION_DUMP_PATH",),
     ),
     EnvVar(
         name="VLLM_DEEP_GEMM_SM120_PAGED_MQA_TILED",

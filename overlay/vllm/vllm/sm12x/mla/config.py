@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..support.choice import Cache, describe_once, graphs_allowed, vllm_refuses
+from ..support.choice import Cache, Choice, describe_once, graphs_allowed, vllm_refuses
 from ..support.flashinfer import flashinfer_v4_shapes
 from ..support.route import Model, choose, has_own_path, read_model
 from .deep_gemm import describe
@@ -29,9 +29,7 @@ def adjust(vllm_config: Any) -> None:
     if model is None:
         return
     describe()
-    choice = choose(
-        model, vllm_config.attention_config.backend, OURS, refusal=foreseen(model, vllm_config)
-    )
+    choice = path_of(model, vllm_config)
     if model.layout is Cache.V4 and not has_own_path():
         describe_once(choice, logger)  # elsewhere the layers do, as they choose
     if not choice.triton:
@@ -46,6 +44,22 @@ def adjust(vllm_config: Any) -> None:
         cache_config.cache_dtype = "fp8_ds_mla"
 
 
+def path_of(model: Model, vllm_config: Any) -> Choice:
+    """Choose a path for a model before its layers do."""
+    backend = vllm_config.attention_config.backend
+    return choose(model, backend, OURS, refusal=foreseen(model, vllm_config))
+
+
+def keeps_bfloat16(vllm_config: Any) -> bool:
+    """Whether a cache that is asked for in bfloat16 keeps that name.
+
+    For V3.2 upstream writes "auto" in its place, which its own SM12x path reads as the packed
+    cache, and `adjust` with it. FlashInfer doesn't take bfloat16 there, the Triton path does.
+    """
+    model = read_model(vllm_config)
+    return model is not None and model.layout is Cache.V32 and path_of(model, vllm_config).triton
+
+
 def foreseen(model: Model, vllm_config: Any) -> str:
     """Why the layers will find that FlashInfer can't serve this model; nothing where it can.
 
@@ -58,7 +72,11 @@ def foreseen(model: Model, vllm_config: Any) -> str:
     if not flashinfer.has_flashinfer():
         return "vLLM finds no FlashInfer that it can use"
     known = vllm_refuses(
-        __version__, layout=model.layout, index_topk=model.index_topk, rope_dim=model.rope_dim
+        __version__,
+        layout=model.layout,
+        index_topk=model.index_topk,
+        rope_dim=model.rope_dim,
+        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
     )
     if known:
         return known

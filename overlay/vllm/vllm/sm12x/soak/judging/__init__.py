@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with an answer, and with all of them together."""
