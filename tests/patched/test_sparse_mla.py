@@ -51,7 +51,7 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
 
     # With the platform that the tests have: it doesn't import with that of a GPU.
     importlib.import_module("vllm.v1.attention.backends.mla.flashmla_sparse")
-    # They take a device's memory as they are imported. Without them, upstream goes on with the next.
+    # They take a device's memory as they are imported. Without them, upstream takes the next.
     for name in ("cutlass_mla", *(["flashinfer_mla"] if base < Version("0.24") else [])):
         monkeypatch.setitem(sys.modules, f"vllm.v1.attention.backends.mla.{name}", None)
 
