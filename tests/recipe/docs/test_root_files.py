@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import editorconfig
 import pytest
@@ -28,7 +29,7 @@ def tracked() -> list[str]:
     return [name for name in paths if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
 
 
-def read_yaml(path: Path) -> dict[str, object]:
+def read_yaml(path: Path) -> dict[str, Any]:
     read = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     assert isinstance(read, dict)
     return read
@@ -94,7 +95,7 @@ def test_the_hooks_are_the_steps_of_the_suite() -> None:
     config = ROOT / ".pre-commit-config.yaml"
     done = subprocess.run([str(BIN / "pre-commit"), "validate-config", str(config)], check=False)
     assert done.returncode == 0
-    (repository,) = read_yaml(config)["repos"]  # type: ignore[misc]
+    (repository,) = read_yaml(config)["repos"]
     assert repository["repo"] == "local"
     hooks = {hook["id"]: hook for hook in repository["hooks"]}
     assert list(hooks) == list(steps([]))
@@ -108,7 +109,7 @@ def test_a_hook_fails_where_its_step_does(tmp_path: Path) -> None:
     """pre-commit runs a hook as git would, in a repository with a file out of form."""
     (tmp_path / "x.py").write_text("x=1\n", encoding="utf-8")
     config = read_yaml(ROOT / ".pre-commit-config.yaml")
-    hook = next(h for h in config["repos"][0]["hooks"] if h["id"] == "format")  # type: ignore[index]
+    hook = next(h for h in config["repos"][0]["hooks"] if h["id"] == "format")
     (command,) = [one for name, one in steps([]).items() if name == hook["id"]]
     done = subprocess.run([*command[:5], "x.py"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 1
@@ -125,7 +126,7 @@ def test_an_issue_form_is_one(path: Path) -> None:
 def test_the_forms_ask_for_what_the_doctors_say() -> None:
     asked: dict[str, str] = {}
     for path in FORMS:
-        for field in read_yaml(path).get("body", []):  # type: ignore[attr-defined]
+        for field in read_yaml(path).get("body", []):
             if field.get("id") == "doctor":
                 asked[path.stem] = field["attributes"]["description"]
                 assert field["attributes"]["render"] == "json"
