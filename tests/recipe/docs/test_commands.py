@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from packaging.utils import parse_wheel_filename
@@ -72,12 +73,16 @@ def of_build(command: Command, arguments: list[str]) -> None:
             load_bases(open_project().bases_file).find(name)
 
 
-def of_module(command: Command, module: str, options: list[str]) -> None:
-    """A module of ours that can be run, and that has the options."""
+def file_of(module: str) -> Path:
+    """What Python runs for a module of ours."""
     top = ROOT / "overlay" / "vllm" if module.startswith("vllm.") else ROOT
     path = top / f"{module.replace('.', '/')}.py"
-    if not path.exists():
-        path = top / module.replace(".", "/") / "__main__.py"
+    return path if path.exists() else top / module.replace(".", "/") / "__main__.py"
+
+
+def of_module(command: Command, module: str, options: list[str]) -> None:
+    """A module of ours that can be run, and that has the options."""
+    path = file_of(module)
     source = path.read_text(encoding="utf-8")
     assert "__name__" in source or path.name == "__main__.py"
     sources = [one.read_text(encoding="utf-8") for one in path.parent.glob("*.py")]
@@ -186,6 +191,11 @@ def test_every_option_that_a_text_names_is_one() -> None:
         if one.name in ("CHANGELOG.md", "docs/decisions.md", "docs/kernels.md"):
             continue  # they tell of other programs as well
         shown = {word.split("=")[0] for c in one.commands() for word in c.words}
+        for command in one.commands():
+            if command.words[1:2] == ("-m",):
+                sources = file_of(command.words[2]).parent.glob("*.py")
+                texts = (source.read_text(encoding="utf-8") for source in sources)
+                shown |= {option for text in texts for option in re.findall(r'"(--[\w-]+)"', text)}
         for line, text in one.inline:
             for option in re.findall(r"(?:^| )(--[a-z][a-z-]+)", text):
                 assert option in known | others | shown, f"{one.name}:{line}: {option}"
