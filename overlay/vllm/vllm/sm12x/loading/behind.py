@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies behind a load: ranges of a shard that nobody here needs any more, given back in steps."""
+"""What lies behind a load: ranges of a shard that nobody needs any more, given back in steps."""
 
 from collections import deque
 

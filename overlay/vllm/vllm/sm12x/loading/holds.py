@@ -8,6 +8,7 @@ F_OFD_SETLK in fcntl(2): they end with the process, and a file that may only be 
 On a network's file system they would go to the server, so a file beside it stands in there.
 """
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -52,10 +53,8 @@ class Hold:
 
     def close(self) -> None:
         """Need nothing any more."""
-        try:
+        with contextlib.suppress(OSError):
             self.let_go(0, 0)
-        except OSError:
-            pass
         if self._own is not None:
             os.close(self._own)
             self._own = None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pages of files in the page cache: which are there, bringing them in, giving them back.
 
-Linux only; see mincore(2) and posix_fadvise(2). Since Linux 5.2 mincore tells the truth only to who owns a
-file or may write to it, and says of other files that all is there: then nothing is known here.
+Linux only; see mincore(2) and posix_fadvise(2). Since Linux 5.2 mincore tells the truth only to who
+owns a file or may write to it, and says of other files that all is there: then nothing is known.
 """
 
 import ctypes

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 # Holes between rows from this size on are left out; smaller ones cost more to leave out.
-HOLE = 8 << 10
+HOLE = 4 << 10
+# Where the neighbours need what is in the holes, and all goes through the page cache, it is this.
+SHARED_HOLE = 64 << 10
 
 
 @dataclass(frozen=True, kw_only=True)

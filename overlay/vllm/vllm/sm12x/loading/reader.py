@@ -14,7 +14,7 @@ from typing import Any
 from . import pages
 from .checkpoint import Shard
 from .direct import open_direct
-from .pieces import Piece, Read, View, cut, merge_small
+from .pieces import HOLE, SHARED_HOLE, Piece, Read, View, cut, merge_small
 from .slots import Slots
 
 # A piece is no smaller than this unless its tensor is: each costs about 0.1 ms of Python.
@@ -33,6 +33,7 @@ class ShardReader:
         self.shard = shard
         self._direct = open_direct(shard.fd) if direct else None
         self._shared = not direct
+        self.hole = HOLE if direct else SHARED_HOLE
         self.align = self._direct.alignment.offset if self._direct else _LEAST_ALIGNMENT
         extents = [(entry.start, entry.end) for entry in shard.wanted]
         self.together = merge_small(extents, _SMALL, _TOGETHER)
@@ -123,7 +124,7 @@ class Reader:
         size = self._slots.size
         edges = 2 * reader.align
         limit = min(size, max(_LEAST_PIECE, view.extent // self._threads) + edges)
-        return list(cut(view, max(limit, 3 * edges), reader.align))
+        return list(cut(view, max(limit, 3 * edges), reader.align, reader.hole))
 
     def start(self, reader: ShardReader, view: View, spare: int) -> Ahead | None:
         """Begin to read a view; None if that left fewer than `spare` slots free."""
