@@ -65,10 +65,10 @@ def test_all_tensors_come_in_the_librarys_order_and_are_the_same(
     for name, tensor in stream(files):
         assert isinstance(tensor, LazyTensor) and tensor.device.type == "cpu"
         found[name] = copy(tensor)
-    assert list(found) == files_of.order_of_the_library(files)
-    assert_same(found, expected)
     assert resident(files) == 0
     assert sm12x_threads() == []
+    assert_same(found, expected)
+    assert list(found) == files_of.order_of_the_library(files)
 
 
 def test_only_what_is_taken_is_read(checkpoint: tuple[list[str], Tensors], reads: list[int]) -> None:

@@ -178,7 +178,7 @@ def merge_small(
     found: dict[int, tuple[int, int]] = {}
     group: list[int] = []
     begin = last = -1
-    for start, end in [*sorted(extents), (-1, -1)]:
+    for start, end in [*sorted(e for e in extents if e[0] < e[1]), (-1, -1)]:
         fits = 0 < end - start <= small
         if group and (not fits or start != last or end - begin > limit):
             found.update(dict.fromkeys(group, (begin, last)))
