@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the benchmark's checkpoint lies: a folder, or a loop device with a read-ahead of its own."""
+"""Where the benchmark's checkpoint lies: a folder, or a loop device with its own read-ahead."""
 
 from __future__ import annotations
 

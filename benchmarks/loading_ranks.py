@@ -195,7 +195,9 @@ def limited(what: Run, ranks: int) -> Iterator[Callable[[], None]]:
         size = int(what.limit_gib * 2**30) + ranks * _RANK_BYTES
         (group / "memory.limit_in_bytes").write_text(str(size), encoding="ascii")
         # Parameters are what is left of the limit, so the cache is held to it from the start.
-        yield lambda: (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii") and None
+        yield (
+            lambda: (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii") and None
+        )
     finally:
         group.rmdir()
 

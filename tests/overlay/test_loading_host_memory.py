@@ -14,8 +14,8 @@ SwapFree:       15000000 kB
 HugePages_Total:       0
 """
 # Orders 0 to 10: blocks of 2 MiB are order 9 with pages of 4 KiB, order 5 with pages of 64 KiB.
-BUDDYINFO = """Node 0, zone      DMA      1      0      0      0      0      0      0      0      1      1      3
-Node 0, zone   Normal  70000   6000    500     40     30     20     10      9      8      7      6
+BUDDYINFO = """Node 0, zone      DMA      1  0  0  0  0  0  0  0  1  1  3
+Node 0, zone   Normal  70000  6000  500  40  30  20  10  9  8  7  6
 """
 GB10 = HostMemory(
     total=119 * GIB, free=100 * GIB, available=110 * GIB, large_free=90 * GIB, swap_total=0,
@@ -35,8 +35,11 @@ def machine(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("page", "blocks"),
-    [(4096, (1 + 7) * 2 + (3 + 6) * 4), (65536, 20 * 2 + 10 * 4 + 9 * 8 + (1 + 8) * 16 + 8 * 32 + 9 * 64)],
-)  # fmt: skip
+    [
+        (4096, (1 + 7) * 2 + (3 + 6) * 4),
+        (65536, 20 * 2 + 10 * 4 + 9 * 8 + (1 + 8) * 16 + (1 + 7) * 32 + (3 + 6) * 64),
+    ],
+)
 def test_free_blocks_of_two_mebibytes_and_more_are_added_up(
     machine: Path, page: int, blocks: int
 ) -> None:

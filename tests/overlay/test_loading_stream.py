@@ -71,7 +71,9 @@ def test_all_tensors_come_in_the_librarys_order_and_are_the_same(
     assert list(found) == files_of.order_of_the_library(files)
 
 
-def test_only_what_is_taken_is_read(checkpoint: tuple[list[str], Tensors], reads: list[int]) -> None:
+def test_only_what_is_taken_is_read(
+    checkpoint: tuple[list[str], Tensors], reads: list[int]
+) -> None:
     files, expected = checkpoint
     taken = 0
     for name, tensor in stream(files):
@@ -162,7 +164,7 @@ def test_closing_or_failing_leaves_no_thread_slot_or_file(
     closed: list[Slots] = []
     close = Slots.close
     monkeypatch.setattr(Slots, "close", lambda self: (closed.append(self), close(self)))
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     weights = stream(checkpoint[0])
     with pytest.raises(ZeroDivisionError):
         for number, (_, tensor) in enumerate(weights):
@@ -176,7 +178,7 @@ def test_closing_or_failing_leaves_no_thread_slot_or_file(
     gc.collect()
     assert sm12x_threads() == []
     assert len(closed) == 1 and closed[0].tensor.__self__._tensors == []
-    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
+    assert len(set(Path("/proc/self/fd").iterdir()) - before) <= 1
 
 
 def test_a_file_that_becomes_shorter_is_an_error_and_nothing_is_left(disk: Path) -> None:
@@ -196,7 +198,7 @@ def test_a_file_that_is_replaced_goes_on_as_it_was(checkpoint: tuple[list[str], 
         if number == 3:
             for file in files:
                 Path(f"{file}.new").write_bytes(b"something else")
-                os.replace(f"{file}.new", file)
+                Path(f"{file}.new").replace(file)
         found[name] = copy(tensor)
     assert_same(found, expected)
 

@@ -53,7 +53,9 @@ def prefetched(weight_utils: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def note(files: list[str], **_: Any) -> None:
         import torch.distributed as group
 
-        rank, world = (group.get_rank(), group.get_world_size()) if group.is_initialized() else (0, 1)
+        rank, world = (
+            (group.get_rank(), group.get_world_size()) if group.is_initialized() else (0, 1)
+        )
         started.extend(files[rank::world])
 
     monkeypatch.setattr(weight_utils, "_prefetch_all_checkpoints", note)
