@@ -91,7 +91,7 @@ def _load(what: Run, index: int, start: Any, pipe: Connection, join: Callable[[]
     rank = rank_of(index, what.ranks, what.gib)
     needed = rank.needed(what.gib)
     targets: dict[tuple[int, ...], Any] = {}
-    begun = {}
+    begun: dict[str, float] = {}
 
     def ready() -> None:
         start.wait()
@@ -126,7 +126,7 @@ def _load(what: Run, index: int, start: Any, pipe: Connection, join: Callable[[]
         {
             "start": begun["start"],
             "end": end,
-            "read": _bytes_read() - begun["read"],
+            "read": _bytes_read() - int(begun["read"]),
             "cpu": usage.ru_utime + usage.ru_stime - begun["cpu"],
             "anonymous": peak.over,
             "needed": needed,
@@ -194,10 +194,11 @@ def limited(what: Run, ranks: int) -> Iterator[Callable[[], None]]:
     try:
         size = int(what.limit_gib * 2**30) + ranks * _RANK_BYTES
         (group / "memory.limit_in_bytes").write_text(str(size), encoding="ascii")
-        # Parameters are what is left of the limit, so the cache is held to it from the start.
-        yield (
-            lambda: (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii") and None
-        )
+
+        def join() -> None:
+            (group / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
+
+        yield join
     finally:
         group.rmdir()
 

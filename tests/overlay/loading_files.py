@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 import torch
 from vllm.sm12x.loading import pages
+from vllm.sm12x.loading.checkpoint import Checkpoint
 from vllm.sm12x.loading.filesystem import Kind, survey
+from vllm.sm12x.loading.mapped import mapped_tensors
+from vllm.sm12x.loading.stream import Sizes, streamed_tensors
+from vllm.sm12x.loading.window import Shape, Window
 
+SHAPE = Shape(ahead=64 << 20, block=1 << 20, threads=2, by_advice=True)
 Tensors = dict[str, torch.Tensor]
 
 
@@ -53,7 +58,8 @@ def write(folder: Path, shards: int = 2, **sizes: int) -> tuple[list[str], Tenso
     """Write a checkpoint that the disk has and the page cache hasn't."""
     from safetensors.torch import save_file
 
-    files, whole = [], {}
+    files: list[str] = []
+    whole: Tensors = {}
     for shard in range(shards):
         tensors = some_tensors(shard, **sizes)
         path = folder / f"model-{shard + 1:05}-of-{shards:05}.safetensors"
@@ -91,6 +97,22 @@ def assert_same(found: Tensors, expected: Tensors) -> None:
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape, name
         assert torch.equal(bits(found[name]), bits(tensor)), name
+
+
+def stream(files: list[str], **options: Any) -> Iterator[tuple[str, Any]]:
+    """Stream a checkpoint through 8 MiB of slots."""
+    loaded = Checkpoint(files, drop=True, exact=True, **options)
+    loaded.hold_all()
+    return streamed_tensors(loaded, Sizes(slots=8 << 20, slot=1 << 20, threads=3), files)
+
+
+def window(
+    files: list[str], shape: Shape = SHAPE, *, drop: bool = False, **options: Any
+) -> Iterator[tuple[str, Any]]:
+    """Load a checkpoint with a window."""
+    loaded = Checkpoint(files, drop=drop)
+    loaded.hold_all()
+    return mapped_tensors(loaded, Window(loaded, shape, **options), files)
 
 
 def order_of_the_library(files: list[str]) -> list[str]:

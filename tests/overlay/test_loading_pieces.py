@@ -39,7 +39,8 @@ def fill(target: torch.Tensor, pieces: list[Piece], file: bytes) -> int:
 
 
 def file_of(tensor: torch.Tensor, start: int) -> bytes:
-    return bytes(start) + tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    data: bytes = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    return bytes(start) + data
 
 
 VIEWS = {

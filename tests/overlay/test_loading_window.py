@@ -10,16 +10,13 @@ from typing import Any
 import loading_files as files_of
 import pytest
 import torch
-from loading_files import Tensors, assert_same, evict, resident, sm12x_threads
+from loading_files import Tensors, assert_same, evict, resident, sm12x_threads, window
 from vllm.sm12x.loading import behind, pages
 from vllm.sm12x.loading.checkpoint import Checkpoint
 from vllm.sm12x.loading.headers import Entry
-from vllm.sm12x.loading.mapped import mapped_tensors
 from vllm.sm12x.loading.node import Neighbours
 from vllm.sm12x.loading.spans import cut, share_out
 from vllm.sm12x.loading.window import Shape, Window
-
-SHAPE = Shape(ahead=64 << 20, block=1 << 20, threads=2, by_advice=True)
 
 
 @pytest.fixture
@@ -30,15 +27,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def checkpoint(disk: Path) -> tuple[list[str], Tensors]:
-    return files_of.write(disk)
-
-
-def window(
-    files: list[str], shape: Shape = SHAPE, *, drop: bool = False, **options: Any
-) -> Iterator[tuple[str, Any]]:
-    loaded = Checkpoint(files, drop=drop)
-    loaded.hold_all()
-    return mapped_tensors(loaded, Window(loaded, shape, **options), files)
+    files, tensors = files_of.write(disk)
+    return files, tensors
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
@@ -99,7 +89,7 @@ def test_the_files_are_there_before_the_load_touches_them(
     size = sum(Path(file).stat().st_size for file in files)
     # But for headers, alone in their page.
     wait_until(lambda: resident(files) >= size - 2 * len(files) * pages.PAGE)
-    weights.close()  # type: ignore[attr-defined]
+    weights.close()
 
 
 def test_reading_stays_within_the_window(disk: Path, brought: list[tuple[int, int]]) -> None:
@@ -169,7 +159,7 @@ def test_closing_ends_all_reading_within_a_block(
         weights = window(files, shape)
         for _ in range(close_after):
             next(weights)
-        weights.close()  # type: ignore[attr-defined]
+        weights.close()
         left = resident(files)
         assert sm12x_threads() == []
         time.sleep(0.2)

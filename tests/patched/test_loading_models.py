@@ -36,7 +36,7 @@ def write(folder: Path, weights: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("layout", ["fused", "single"])
 def test_parameters_are_those_of_a_lazy_load(
-    build: Callable[..., Any],  # noqa: F811 (the fixture)
+    build: Callable[..., Any],
     weight_utils: Any,
     tmp_path: Path,
     name: str,
@@ -64,7 +64,7 @@ def test_parameters_are_those_of_a_lazy_load(
 
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_layers_of_a_rank_take_their_slices_of_a_stream(
-    build: Callable[..., Any],  # noqa: F811 (the fixture)
+    build: Callable[..., Any],
     weight_utils: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

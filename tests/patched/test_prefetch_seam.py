@@ -243,7 +243,7 @@ def test_size_is_counted_per_rank_of_the_process_group(
     assert ways == [way]
 
 
-class fake_group:  # noqa: N801
+class fake_group:
     """A process group whose other ranks say nothing."""
 
     def __init__(self, *, rank: int, world_size: int) -> None:
