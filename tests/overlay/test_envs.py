@@ -282,6 +282,7 @@ def test_the_description_names_every_variable_its_default_and_its_aliases() -> N
     assert [row.split("`")[1] for row in rows] == [variable.name for variable in known]
     assert all(row.split("|")[2].strip() != "None" for row in rows)
     assert "| 50 |" in rows[1]
+    assert "docs/loading.md" in rows[2]
     (row,) = envs.describe([SIZE]).splitlines()[2:]
     assert "VLLM_OLD_SIZE" in row
     assert "VLLM_OLDER_SIZE" in row

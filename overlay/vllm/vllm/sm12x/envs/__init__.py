@@ -90,9 +90,9 @@ VARIABLES: tuple[EnvVar, ...] = (
         default="auto",
         parser=choice("auto", "1", "0"),
         meaning=(
-            "Whether a checkpoint is read into the page cache while it is loaded when no "
-            "safetensors load strategy is given: auto decides by file system, size and memory, "
-            "1 always does, 0 never does."
+            "Whether a checkpoint is read into the page cache while it is loaded when nothing "
+            "else says how: auto decides by file system, size and memory, 1 is "
+            "VLLM_SM12X_LOADING=prefetch, 0 is lazy."
         ),
         compile_factor=False,
     ),
@@ -100,7 +100,55 @@ VARIABLES: tuple[EnvVar, ...] = (
         name="VLLM_SM12X_PREFETCH_MIN_GIB",
         default=50.0,
         parser=gibibytes,
-        meaning="Automatic prefetch starts above this many GiB of checkpoint per rank.",
+        meaning=(
+            "A checkpoint on a local disk is read ahead by itself above this many GiB per rank, "
+            "or where memory doesn't hold it."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING",
+        default="auto",
+        parser=choice("auto", "lazy", "prefetch", "window", "stream"),
+        meaning=(
+            "How safetensors files are loaded when no safetensors load strategy is given; see "
+            "docs/loading.md. auto decides."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING_THREADS",
+        default=None,
+        shown="automatic",
+        parser=count,
+        meaning=(
+            "Threads that read for a window (by itself 2 on a local disk, 8 elsewhere) or a "
+            "stream (4)."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING_BLOCK_MIB",
+        default=16,
+        parser=count,
+        meaning="A window reads blocks of so many MiB.",
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING_WINDOW_GIB",
+        default=1.0,
+        parser=gibibytes,
+        meaning=(
+            "A window is at most so many GiB ahead of the load, and takes at most a quarter of "
+            "the memory that is available."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_STREAM_MIB",
+        default=48,
+        parser=count,
+        meaning="A stream reads into so many MiB of its own, page-locked where CUDA is up.",
         compile_factor=False,
     ),
     EnvVar(
