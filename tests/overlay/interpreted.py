@@ -6,7 +6,7 @@ import os
 from types import ModuleType
 
 import pytest
-from vllm.sm12x.interpreter import mend
+from vllm.sm12x.selftest.interpreter import mend
 
 SWITCH = "TRITON_INTERPRET"
 

@@ -17,7 +17,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 from vllm.sm12x import layouts
 from vllm.sm12x.kernels import tiles
 from vllm.sm12x.ops import flash_mla
-from vllm.sm12x.warmup import Shape, v4_shape, v32_shape, variants, warm_up
+from vllm.sm12x.warmup.attention import Shape, v4_shape, v32_shape, variants, warm_up
 
 CPU = torch.device("cpu")
 BACKEND = make_backend(GPUTarget("cuda", 120, 32))

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.sm12x import binaries, doctor, envs, machine
-from vllm.sm12x.binaries import Extension, Verdict
-from vllm.sm12x.doctor import advise, choices, choose_gemm
-from vllm.sm12x.machine import Device, Facts, Knob
+from vllm.sm12x import envs
+from vllm.sm12x.doctor import binaries, machine
+from vllm.sm12x.doctor import report as doctor
+from vllm.sm12x.doctor.binaries import Extension, Verdict
+from vllm.sm12x.doctor.machine import Device, Facts, Knob
+from vllm.sm12x.doctor.report import advise, choices, choose_gemm
 from vllm.sm12x.support import FlashInfer, Route
-from vllm.sm12x.support_gemm import DeepGemm
+from vllm.sm12x.support.gemm import DeepGemm
 
 GB10 = Device(name="NVIDIA GB10", capability=(12, 1), memory_gib=120)
 PRO = Device(name="RTX PRO 6000", capability=(12, 0), memory_gib=95)
@@ -178,7 +180,15 @@ def test_a_flashinfer_that_can_hang_is_advised_against_where_it_is_used() -> Non
 
 def test_paths_are_those_that_support_decides() -> None:
     newest = choices(facts(), GB10, None)
-    assert [c.path for c in newest.values()] == [Route.UPSTREAM, Route.UPSTREAM, Route.TRITON]
+    assert {c.path for c in newest.values()} == {Route.UPSTREAM}
+    before = facts(
+        versions=versions(vllm="0.30.0"),
+        flashinfer=FlashInfer(
+            version="0.6.18.post1", kernels=True, hangs=False, without_rope=False
+        ),
+    )
+    found = [c.path for c in choices(before, GB10, None).values()]
+    assert found == [Route.UPSTREAM, Route.UPSTREAM, Route.TRITON]
     old = facts(
         versions=versions(vllm="0.20.2"),
         flashinfer=FlashInfer(version="0.6.8", kernels=False, hangs=False),
@@ -256,7 +266,7 @@ def test_a_report_says_what_was_not_examined() -> None:
 
 def run_module(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_TRITON")}
-    env |= {"PYTHONPATH": str(Path(doctor.__file__).parents[2]), "CUDA_VISIBLE_DEVICES": ""}
+    env |= {"PYTHONPATH": str(Path(doctor.__file__).parents[3]), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "vllm.sm12x.doctor", *arguments]
     return subprocess.run(command, env=env | environment, capture_output=True, text=True)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from vllm.sm12x import envs
-from vllm.sm12x.env_values import gibibytes
+from vllm.sm12x.envs.values import gibibytes
 
 SIZE = envs.EnvVar(
     name="VLLM_SM12X_TEST_SIZE",
@@ -256,7 +256,7 @@ def test_the_description_names_every_variable_its_default_and_its_aliases() -> N
 
 
 def test_importing_the_table_imports_nothing_of_vllm_or_torch() -> None:
-    root = Path(envs.__file__).parents[2]
+    root = Path(envs.__file__).parents[3]
     code = (
         "import sys, types\n"
         "package = types.ModuleType('vllm')\n"
@@ -269,5 +269,5 @@ def test_importing_the_table_imports_nothing_of_vllm_or_torch() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    ours = ["vllm.sm12x", "vllm.sm12x.env_values", "vllm.sm12x.envs"]
+    ours = ["vllm.sm12x", "vllm.sm12x.envs", "vllm.sm12x.envs.values"]
     assert result.stdout.split() == ["vllm", *ours]

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.sm12x import cases, selftest
-from vllm.sm12x.cases import Case, Inputs, Kind
 from vllm.sm12x.layouts import V4
+from vllm.sm12x.selftest import cases
+from vllm.sm12x.selftest import run as selftest
+from vllm.sm12x.selftest.cases import Case, Inputs, Kind
 
 CPU = torch.device("cpu")
 SMALL = Case(
@@ -27,7 +28,7 @@ SMALL = Case(
 
 
 def run_module(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    package = Path(selftest.__file__).parents[2]
+    package = Path(selftest.__file__).parents[3]
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     # A shell without a GPU, on whatever machine this is.
     env |= {"PYTHONPATH": str(package), "CUDA_VISIBLE_DEVICES": ""} | environment
@@ -92,7 +93,7 @@ def test_whatever_differs_from_the_reference_is_wrong(
     monkeypatch.setattr(selftest, "GROUPS", (cases,))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(
-        sys.modules, "vllm.sm12x.interpreter", types.SimpleNamespace(mend=lambda: None)
+        sys.modules, "vllm.sm12x.selftest.interpreter", types.SimpleNamespace(mend=lambda: None)
     )
     code = selftest.main(["--interpret", "--json"])
     assert code == (0 if right else selftest.WRONG)

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.sm12x import cases_logits, cases_products, selftest
-from vllm.sm12x.cases_logits import PagedLogits, PromptLogits
-from vllm.sm12x.cases_products import ConnectionCase, ProjectionCase
 from vllm.sm12x.ops import deep_gemm
 from vllm.sm12x.reference import einsum, logits
-from vllm.sm12x.trials import Runnable, sample
-from vllm.sm12x.warmup_gemm import Connection, Projection
+from vllm.sm12x.selftest import cases_logits, cases_products
+from vllm.sm12x.selftest import run as selftest
+from vllm.sm12x.selftest.cases_logits import PagedLogits, PromptLogits
+from vllm.sm12x.selftest.cases_products import ConnectionCase, ProjectionCase
+from vllm.sm12x.selftest.trials import Runnable, sample
+from vllm.sm12x.warmup.gemm import Connection, Projection
 
 CPU = torch.device("cpu")
 V32 = cases_logits.Model(name="V3.2", heads=4, dim=32)
@@ -129,7 +130,7 @@ def test_a_wrong_one_is_in_the_json_and_the_exit_code_is_7(
     monkeypatch.setattr(selftest, "GROUPS", (cases_products,))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(
-        sys.modules, "vllm.sm12x.interpreter", types.SimpleNamespace(mend=lambda: None)
+        sys.modules, "vllm.sm12x.selftest.interpreter", types.SimpleNamespace(mend=lambda: None)
     )
     assert selftest.main(["--interpret", "--json"]) == selftest.WRONG
     (result,) = json.loads(capsys.readouterr().out)["results"]

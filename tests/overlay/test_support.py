@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.sm12x import support
-from vllm.sm12x.support import Cache, Choice, Route, decide
+from vllm.sm12x.support import Cache, Choice, Route, choice, decide
+from vllm.sm12x.support import choice as support
 
 TRITON, UPSTREAM, NONE = Route.TRITON, Route.UPSTREAM, Route.NONE
 
-# What the pinned releases bring: a path in vLLM, kernels in FlashInfer, kernels that can hang.
+# What is against upstream's path in the pinned releases: none in vLLM, none in FlashInfer, a hang.
 RELEASES = {
-    "0.20 - 0.23": {"calls_flashinfer": False, "has_flashinfer_kernels": False},
-    "0.24 - 0.25": {"has_flashinfer_kernels": False},
-    "0.26 - 0.28": {"flashinfer_hangs": True},
+    "0.20 - 0.23": {"refusal": support.NO_PATH},
+    "0.24 - 0.25": {"refusal": "FlashInfer 0.6.13 has no sparse MLA for SM12x"},
+    "0.26 - 0.28": {"danger": "the SM12x kernels of FlashInfer 0.6.14 can hang"},
     "0.29 and on": {},
 }
 
@@ -30,24 +30,22 @@ def choose(**facts: Any) -> Choice:
         "capability": (12, 1),
         "forced": None,
         "layout": Cache.V32,
-        "index_topk": 2048,
         "rope_dim": 64,
-        "calls_flashinfer": True,
-        "has_flashinfer_kernels": True,
-        "flashinfer_hangs": False,
+        "refusal": "",
+        "danger": "",
     }
     return decide(**(default | facts))
 
 
 @pytest.mark.parametrize("capability", [(12, 0), (12, 1)])
-@pytest.mark.parametrize(("model", "topk"), [(Cache.V4, 512), (Cache.V4, 1024), (Cache.V32, 2048)])
+@pytest.mark.parametrize("model", list(Cache))
 @pytest.mark.parametrize(
     ("release", "automatic", "forbidden", "because"),
     [
         ("0.20 - 0.23", TRITON, NONE, "no sparse MLA for SM12x of its own"),
-        ("0.24 - 0.25", TRITON, NONE, "no SM12x kernels"),
+        ("0.24 - 0.25", TRITON, NONE, "0.6.13 has no sparse MLA for SM12x"),
         ("0.26 - 0.28", TRITON, UPSTREAM, "hang"),
-        ("0.29 and on", UPSTREAM, UPSTREAM, "FlashInfer serves"),
+        ("0.29 and on", UPSTREAM, UPSTREAM, "nothing speaks against FlashInfer"),
     ],
 )
 def test_each_release_has_a_path_on_sm12x_and_the_knob_moves_it(
@@ -56,10 +54,9 @@ def test_each_release_has_a_path_on_sm12x_and_the_knob_moves_it(
     forbidden: Route,
     because: str,
     model: Cache,
-    topk: int,
     capability: tuple[int, int],
 ) -> None:
-    facts = RELEASES[release] | {"layout": model, "index_topk": topk, "capability": capability}
+    facts = RELEASES[release] | {"layout": model, "capability": capability}
     choice = choose(**facts)
     assert choice.path is automatic
     assert because in choice.why and not choice.unexpected
@@ -89,7 +86,7 @@ def test_other_devices_are_upstreams_whatever_is_asked_for(
     device: dict[str, Any], because: str, model: Cache, release: str
 ) -> None:
     for forced in (None, False, True):
-        facts = RELEASES[release] | device | {"layout": model, "index_topk": 64, "rope_dim": 0}
+        facts = RELEASES[release] | device | {"layout": model, "rope_dim": 0}
         choice = choose(**facts, forced=forced)
         assert choice.path is UPSTREAM and not choice.triton
         assert because in choice.why
@@ -99,24 +96,47 @@ def test_other_devices_are_upstreams_whatever_is_asked_for(
 @pytest.mark.parametrize(
     ("shape", "path", "because"),
     [
-        ({"index_topk": 1024}, TRITON, "2048"),
-        ({"index_topk": 512}, TRITON, "2048"),
-        ({"rope_dim": 0}, TRITON, "without RoPE"),
-        ({"index_topk": 2048}, UPSTREAM, "FlashInfer serves"),
-        ({"layout": Cache.V4, "index_topk": 1024}, UPSTREAM, "FlashInfer serves"),
+        ({"rope_dim": 0}, UPSTREAM, "nothing speaks against FlashInfer"),
+        ({"rope_dim": 0, "refusal": "it has none"}, TRITON, "it has none"),
         # A RoPE that our kernels don't know: upstream's, or nobody's.
         ({"rope_dim": 32}, UPSTREAM, "no RoPE of 32"),
-        ({"rope_dim": 32, "index_topk": 64}, NONE, "no RoPE of 32"),
-        ({"rope_dim": 0, "layout": Cache.V4}, NONE, "no RoPE of 0"),
+        ({"rope_dim": 32, "refusal": "it has none"}, NONE, "no RoPE of 32"),
+        ({"rope_dim": 0, "layout": Cache.V4, "refusal": "it has none"}, NONE, "no RoPE of 0"),
     ],
 )
-def test_shapes_that_flashinfer_refuses_go_to_triton(
+def test_what_flashinfer_refuses_goes_to_triton_if_that_has_the_kernels(
     shape: dict[str, Any], path: Route, because: str
 ) -> None:
     choice = choose(**shape)
     assert choice.path is path
     assert because in choice.why
     assert choice.unexpected == (path is NONE)
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "because"),
+    [
+        ("0.23.0", {}, "of its own"),
+        ("0.24.0", {}, ""),
+        ("0.33.0+sm12x.1", {}, ""),
+        ("0.33.0", {"index_topk": 1024}, "2048 picks a row, the model has 1024"),
+        ("0.24.0", {"index_topk": 512}, "2048 picks a row, the model has 512"),
+        ("0.33.0", {"index_topk": 512, "layout": Cache.V4}, ""),
+        ("0.30.0", {"rope_dim": 0}, "wants a RoPE part"),
+        ("0.31.0", {"rope_dim": 0}, ""),
+        ("0.33.0", {"rope_dim": 0}, ""),
+        # Newer than those looked at, or not to be told: nothing is held against it.
+        ("0.34.0", {"index_topk": 1024}, ""),
+        ("1.0", {"index_topk": 1024}, ""),
+        ("dev", {"index_topk": 1024, "rope_dim": 0}, ""),
+    ],
+)
+def test_what_a_vllm_refuses_is_known_of_those_looked_at(
+    version: str, model: dict[str, Any], because: str
+) -> None:
+    shape: dict[str, Any] = {"layout": Cache.V32, "index_topk": 2048, "rope_dim": 64} | model
+    found = support.vllm_refuses(version, **shape)
+    assert because in found and bool(found) == bool(because)
 
 
 def test_a_forced_path_that_has_no_kernel_is_worth_a_warning() -> None:
@@ -140,65 +160,10 @@ def test_vllm_calls_flashinfer_from_024_on(version: str, calls: bool) -> None:
     assert support.calls_flashinfer(version) is calls
 
 
-TABLE = "import nothing\n_DECODE_DSV4_DISPATCH = frozenset({(8, 128), (64, 128), (64, 192)})\n"
-
-
-def install(root: Path, version: str | None, *, kernels: bool) -> None:
-    """A FlashInfer that mustn't be imported."""
-    package = root / "flashinfer"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
-    if kernels:
-        source = package / "data" / "csrc" / "sparse_mla_sm120.cu"
-        source.parent.mkdir(parents=True)
-        source.touch()
-        table = package / "mla" / "_sparse_mla_sm120.py"
-        table.parent.mkdir()
-        table.write_text(TABLE, encoding="utf-8")
-    if version:
-        metadata = root / f"flashinfer_python-{version}.dist-info" / "METADATA"
-        metadata.parent.mkdir()
-        metadata.write_text(
-            f"Metadata-Version: 2.1\nName: flashinfer-python\nVersion: {version}\n",
-            encoding="utf-8",
-        )
-
-
-@pytest.mark.parametrize(
-    ("version", "kernels", "hangs"),
-    [
-        ("0.6.8.post1", False, False),
-        ("0.6.13", False, False),
-        ("0.6.14", True, True),
-        ("0.6.16.post3", True, True),
-        ("0.6.18", True, False),
-        ("0.6.18.post1", True, False),
-        ("0.7.2.post1", True, False),
-        (None, True, True),
-    ],
-)
-def test_flashinfer_is_judged_by_its_files_and_its_version(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    version: str | None,
-    kernels: bool,
-    hangs: bool,
-) -> None:
-    install(tmp_path, version, kernels=kernels)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "flashinfer", raising=False)
-    found = support.find_flashinfer()
-    if version is not None:
-        assert found.version == version
-    assert (found.kernels, found.hangs) == (kernels, hangs)
-    shapes = frozenset({(8, 128), (64, 128), (64, 192)}) if kernels else None
-    assert support.flashinfer_v4_shapes() == shapes
-
-
 def test_a_choice_is_said_once_in_one_line(
     monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
 ) -> None:
-    monkeypatch.setattr(support, "_said", set())
+    monkeypatch.setattr(choice, "_said", set())
     log = logging.getLogger("vllm.sm12x.test_support")
     records = log_of(log.name)
     for _ in range(3):
@@ -214,7 +179,7 @@ def test_a_choice_is_said_once_in_one_line(
 
 
 def test_the_module_needs_neither_torch_nor_vllm() -> None:
-    root = Path(support.__file__).parents[2]
+    root = Path(support.__file__).parents[3]
     code = (
         "import sys, types\n"
         "package = types.ModuleType('vllm')\n"

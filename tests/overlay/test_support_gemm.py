@@ -8,9 +8,10 @@ from typing import Any
 import interpreted
 import pytest
 import torch
-from vllm.sm12x import support_gemm, warmup_gemm
 from vllm.sm12x.support import Route
-from vllm.sm12x.support_gemm import DeepGemm, decide_gemm, find_deep_gemm
+from vllm.sm12x.support import gemm as support_gemm
+from vllm.sm12x.support.gemm import DeepGemm, decide_gemm, find_deep_gemm
+from vllm.sm12x.warmup import gemm as warmup_gemm
 
 NONE = DeepGemm(installed=False, kernels=False)
 OLD = DeepGemm(installed=True, kernels=False)

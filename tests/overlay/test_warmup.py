@@ -9,10 +9,11 @@ from typing import Any
 import interpreted
 import pytest
 import torch
-from vllm.sm12x import warmup, warmup_gemm
-from vllm.sm12x.compression import ratios_of
 from vllm.sm12x.layouts import V4, V32
-from vllm.sm12x.warmup import Layer, from_config, v4_shape, v32_shape, variants, warm_up
+from vllm.sm12x.support.compression import ratios_of
+from vllm.sm12x.warmup import attention as warmup
+from vllm.sm12x.warmup import gemm as warmup_gemm
+from vllm.sm12x.warmup.attention import Layer, from_config, v4_shape, v32_shape, variants, warm_up
 
 decode, prefill, tiles = interpreted.kernels("decode", "prefill", "tiles")
 

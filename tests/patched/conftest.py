@@ -6,13 +6,16 @@ unpatched sources). Without SM12X_BASE the tests skip.
 """
 
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.version import Version
@@ -103,3 +106,52 @@ def declare_torchvision_operators() -> None:
         torch.library.define(
             f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
         )
+
+
+@pytest.fixture(scope="session")
+def flashinfer_wheels() -> ModuleType:
+    """The helper of tests/overlay that knows the layouts of FlashInfer's published wheels."""
+    path = Path(__file__).parents[1] / "overlay" / "flashinfer_wheels.py"
+    spec = importlib.util.spec_from_file_location("flashinfer_wheels", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def have_flashinfer(
+    base: Version,
+    flashinfer_wheels: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., Path]]:
+    """Install the layout of a published FlashInfer, of the newest unless another is named.
+
+    vLLM's own checks look at it and import what they ask for. The cubins that they want besides
+    seem to be there.
+    """
+    from vllm.utils import flashinfer
+
+    monkeypatch.setenv("VLLM_HAS_FLASHINFER_CUBIN", "1")
+    numbers = itertools.count()
+
+    def have(version: str = "0.7.2.post1") -> Path:
+        root = tmp_path / f"site-{next(numbers)}"
+        package: Path = flashinfer_wheels.install(root, version, imports=True)
+        monkeypatch.syspath_prepend(root)
+        forget_flashinfer(flashinfer)
+        return package
+
+    yield have
+    monkeypatch.undo()
+    forget_flashinfer(flashinfer)
+
+
+def forget_flashinfer(asked: ModuleType) -> None:
+    """Take out what was imported of it, and what vLLM's module for it remembers of its presence."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "flashinfer"]:
+        del sys.modules[name]
+    for name, function in vars(asked).items():
+        if name.startswith("has_flashinfer") and hasattr(function, "cache_clear"):
+            function.cache_clear()

@@ -151,29 +151,11 @@ def model(
             decode_context_parallel_size=1,
             worker_cls="chosen",
         ),
-        compilation_config=SimpleNamespace(mode="compiled", cudagraph_mode="captured"),
+        compilation_config=SimpleNamespace(
+            mode="compiled", cudagraph_mode="captured", cudagraph_capture_sizes=[1, 2, 4, 8]
+        ),
         cache_config=SimpleNamespace(cache_dtype=cache_dtype),
         scheduler_config=SimpleNamespace(),
         offload_config=SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=0)),
-        speculative_config=SimpleNamespace() if speculative else None,
+        speculative_config=SimpleNamespace(num_speculative_tokens=3) if speculative else None,
     )
-
-
-def have_flashinfer(
-    monkeypatch: pytest.MonkeyPatch, *, kernels: bool = True, hangs: bool = False
-) -> None:
-    """Let FlashInfer seem to be installed: its functions, and its kernels if they are to be."""
-    from vllm.sm12x import support
-    from vllm.sm12x.mla import route
-    from vllm.utils import flashinfer
-
-    found = support.FlashInfer(version="0.6.18", kernels=kernels, hangs=hangs)
-    monkeypatch.setattr(route, "find_flashinfer", lambda: found)
-    for name in ("has_flashinfer", "has_flashinfer_sparse_mla_sm120"):
-        monkeypatch.setattr(flashinfer, name, lambda: True, raising=False)
-    shapes = "has_flashinfer_sparse_mla_sm120_config"
-    if hasattr(flashinfer, shapes):
-        monkeypatch.setattr(flashinfer, shapes, lambda heads, width: True)
-    table = frozenset((heads, 128) for heads in (8, 16, 32, 64, 128))
-    configured = importlib.import_module("vllm.sm12x.mla.config")
-    monkeypatch.setattr(configured, "flashinfer_v4_shapes", lambda: table)

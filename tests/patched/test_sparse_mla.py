@@ -173,18 +173,33 @@ def test_v32_and_glm_take_ours_where_flashinfer_is_not_installed(
     assert select(device, kv_cache_dtype=kv_cache_dtype) == OURS
 
 
+@pytest.mark.parametrize("version", ["0.6.18", "0.7.0.post1", "0.7.1", "0.7.2.post1"])
+@pytest.mark.parametrize("device", SM12X, ids=str)
 def test_they_take_flashinfer_where_it_serves_them(
-    select: Callable[..., str], monkeypatch: pytest.MonkeyPatch, has_own_path: bool
+    select: Callable[..., str],
+    have_flashinfer: Callable[..., Path],
+    has_own_path: bool,
+    device: Device,
+    version: str,
 ) -> None:
-    devices.have_flashinfer(monkeypatch)
-    assert select(SM120) == (FLASHINFER if has_own_path else OURS)
+    have_flashinfer(version)
+    assert select(device) == (FLASHINFER if has_own_path else OURS)
+
+
+def test_a_flashinfer_that_does_not_import_is_none(
+    select: Callable[..., str], have_flashinfer: Callable[..., Path]
+) -> None:
+    """FlashInfer raises RuntimeError, for one, where its cubins are of another version."""
+    package = have_flashinfer()
+    (package / "__init__.py").write_text("raise RuntimeError('of another version')\n")
+    assert select(SM120) == OURS
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        {"kernels": False},
-        {"hangs": True},
+        {"version": "0.6.13"},
+        {"version": "0.6.17"},
         {"index_topk": 1024},
         {"index_topk": 512},
         {"kv_cache_dtype": "bfloat16"},
@@ -193,35 +208,45 @@ def test_they_take_flashinfer_where_it_serves_them(
     ids=str,
 )
 def test_they_take_ours_where_flashinfer_does_not_serve_them(
-    select: Callable[..., str], monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]
+    select: Callable[..., str], have_flashinfer: Callable[..., Path], case: dict[str, Any]
 ) -> None:
-    found = {name: case[name] for name in ("kernels", "hangs") if name in case}
-    devices.have_flashinfer(monkeypatch, **found)
+    found = {name: case[name] for name in ("version",) if name in case}
+    have_flashinfer(**found)
     assert select(SM120, **{name: case[name] for name in case if name not in found}) == OURS
 
 
-def test_glm_without_rope_takes_ours_where_vllm_has_such_a_model(
-    select: Callable[..., str], monkeypatch: pytest.MonkeyPatch, base: Version
+@pytest.mark.parametrize("version", ["0.6.18.post1", "0.7.0.post1", "0.7.2.post1"])
+def test_glm_without_rope_takes_flashinfer_where_that_and_vllms_cache_know_such_a_model(
+    select: Callable[..., str], have_flashinfer: Callable[..., Path], base: Version, version: str
 ) -> None:
-    devices.have_flashinfer(monkeypatch)
+    have_flashinfer(version)
     chosen = answer(lambda: select(SM120, rope_dim=0))
-    assert chosen == OURS if base >= Version("0.30") else chosen != OURS
+    if base < Version("0.30"):
+        assert chosen.startswith("ValueError")  # it has no such model
+    else:
+        served = base >= Version("0.31") and version >= "0.7"
+        assert chosen == (FLASHINFER if served else OURS)
 
 
-def test_the_knob_forces_ours(select: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    devices.have_flashinfer(monkeypatch)
+def test_the_knob_forces_ours(
+    select: Callable[..., str],
+    have_flashinfer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    have_flashinfer()
     monkeypatch.setenv(KNOB, "1")
     assert select(SM120) == OURS
 
 
-@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("version", ["0.6.17", "0.7.2.post1"])
 def test_the_knob_forbids_ours(
     select: Callable[..., str],
+    have_flashinfer: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     has_own_path: bool,
-    hangs: bool,
+    version: str,
 ) -> None:
-    devices.have_flashinfer(monkeypatch, hangs=hangs)
+    have_flashinfer(version)
     monkeypatch.setenv(KNOB, "0")
     chosen = answer(lambda: select(SM120))
     assert chosen == FLASHINFER if has_own_path else chosen.startswith("ValueError")
@@ -269,12 +294,10 @@ def test_layers_that_are_not_sparse_are_upstreams_on_sm12x(
     assert devices.entered() == []
 
 
-@pytest.mark.parametrize(
-    ("speculative", "knob", "captured"),
-    [(False, None, True), (True, None, False), (True, "1", True), (False, "0", False)],
-)
+@pytest.mark.parametrize("speculative", [False, True])
+@pytest.mark.parametrize(("knob", "captured"), [(None, True), ("1", True), ("0", False)])
 @pytest.mark.parametrize("v4", [False, True])
-def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
+def test_graphs_stay_on_unless_the_knob_turns_them_off(
     monkeypatch: pytest.MonkeyPatch, speculative: bool, knob: str | None, captured: bool, v4: bool
 ) -> None:
     from vllm.config import CompilationMode, CUDAGraphMode
@@ -288,16 +311,42 @@ def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
     assert found == (("compiled", "captured") if captured else off)
 
 
+@pytest.mark.parametrize(
+    ("mode", "sizes", "speculative", "said"),
+    [
+        ("FULL_AND_PIECEWISE", [1, 2, 4], True,
+         "graphs FULL_AND_PIECEWISE of 3 sizes up to 4 rows, a request's 3 drafts among them"),
+        ("FULL_DECODE_ONLY", [8], False, "graphs FULL_DECODE_ONLY of 1 sizes up to 8 rows"),
+        ("NONE", [1, 2], True, "no graphs are captured"),
+        ("FULL", [], True, "no graphs are captured"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_is_captured(
+    base: Version, mode: str, sizes: list[int], speculative: bool, said: str
+) -> None:
+    from vllm.config import CUDAGraphMode
+    from vllm.sm12x.mla.ready import graphs_of
+
+    config = devices.model(speculative=speculative)
+    config.compilation_config.cudagraph_mode = CUDAGraphMode[mode]
+    config.compilation_config.cudagraph_capture_sizes = sizes
+    assert graphs_of(config) == said
+
+
 def test_graphs_are_off_where_a_model_is_ours_by_its_cache_or_its_heads(
-    monkeypatch: pytest.MonkeyPatch, has_own_path: bool, base: Version
+    have_flashinfer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    has_own_path: bool,
+    base: Version,
 ) -> None:
     """FlashInfer is there and serves others of the kind: what the layers find is foreseen."""
     from vllm.config import CUDAGraphMode
 
     if not has_own_path:
         pytest.skip("this release has no other path")
-    devices.have_flashinfer(monkeypatch)
-    looks = base >= Version("0.29")
+    have_flashinfer("0.6.18")
+    monkeypatch.setenv(GRAPHS, "0")  # which is for models on our path
+    looks = base >= Version("0.28")
     for captured, asked in (
         (True, {"cache_dtype": "fp8"}),
         (False, {"cache_dtype": "bfloat16"}),
@@ -335,14 +384,17 @@ def test_elsewhere_the_configuration_is_upstreams(
 
 @pytest.mark.parametrize("case", [{"knob": "0"}, {"flashinfer": True}, {"other": True}], ids=str)
 def test_models_that_do_not_take_our_path_are_configured_by_upstream(
-    monkeypatch: pytest.MonkeyPatch, case: dict[str, Any], has_own_path: bool
+    have_flashinfer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    case: dict[str, Any],
+    has_own_path: bool,
 ) -> None:
     if "knob" in case:
         monkeypatch.setenv(KNOB, case["knob"])
     if "flashinfer" in case:
         if not has_own_path:
             pytest.skip("this release has no other path")
-        devices.have_flashinfer(monkeypatch)
+        have_flashinfer()
     config, expected = devices.model(speculative=True), devices.model(speculative=True)
     if "other" in case:
         for part in (config, expected):

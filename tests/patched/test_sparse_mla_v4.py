@@ -3,6 +3,7 @@
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -92,35 +93,50 @@ def test_it_is_ours_where_flashinfer_is_not_installed(
     assert attention(device) is chosen
 
 
+@pytest.mark.parametrize("version", ["0.6.18", "0.7.0.post1", "0.7.1", "0.7.2.post1"])
+@pytest.mark.parametrize("heads", [8, 64, 128])
 def test_it_is_flashinfers_where_that_serves_the_model(
-    attention: Callable[..., type[Any]], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    attention: Callable[..., type[Any]],
+    module: ModuleType,
+    have_flashinfer: Callable[..., Path],
+    version: str,
+    heads: int,
 ) -> None:
-    devices.have_flashinfer(monkeypatch)
-    assert attention(SM120) is getattr(module, FLASHINFER)
+    have_flashinfer(version)
+    assert attention(SM120, heads=heads) is getattr(module, FLASHINFER)
 
 
-@pytest.mark.parametrize("found", [{"kernels": False}, {"hangs": True}], ids=str)
+@pytest.mark.parametrize("version", ["0.6.13", "0.6.14", "0.6.17"])
 def test_it_is_ours_where_flashinfers_kernels_are_missing_or_can_hang(
     attention: Callable[..., type[Any]],
     module: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    found: dict[str, bool],
+    have_flashinfer: Callable[..., Path],
+    version: str,
 ) -> None:
-    devices.have_flashinfer(monkeypatch, **found)
+    have_flashinfer(version)
+    assert is_ours(attention(SM120), module)
+
+
+def test_it_is_ours_where_flashinfer_does_not_import(
+    attention: Callable[..., type[Any]], module: ModuleType, have_flashinfer: Callable[..., Path]
+) -> None:
+    package = have_flashinfer()
+    (package / "__init__.py").write_text("raise RuntimeError('of another version')\n")
     assert is_ours(attention(SM120), module)
 
 
 def test_it_is_ours_for_shapes_that_flashinfer_has_no_kernels_for(
     attention: Callable[..., type[Any]],
     module: ModuleType,
+    have_flashinfer: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     base: Version,
 ) -> None:
     from vllm.utils import flashinfer
 
-    if base < Version("0.29"):
+    if base < Version("0.28"):
         pytest.skip("this release doesn't look at shapes")
-    devices.have_flashinfer(monkeypatch)
+    have_flashinfer()
     ask = Mock(return_value=False)
     monkeypatch.setattr(flashinfer, "has_flashinfer_sparse_mla_sm120_config", ask)
     assert is_ours(attention(SM120), module)
@@ -128,23 +144,26 @@ def test_it_is_ours_for_shapes_that_flashinfer_has_no_kernels_for(
 
 
 def test_the_knob_forces_and_forbids_it(
-    attention: Callable[..., type[Any]], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    attention: Callable[..., type[Any]],
+    module: ModuleType,
+    have_flashinfer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    devices.have_flashinfer(monkeypatch, hangs=True)
+    have_flashinfer("0.6.17")
     monkeypatch.setenv(KNOB, "0")
     assert attention(SM120) is getattr(module, FLASHINFER)
-    devices.have_flashinfer(monkeypatch)
+    have_flashinfer()
     monkeypatch.setenv(KNOB, "1")
     assert is_ours(attention(SM120), module)
 
 
 def test_a_backend_that_is_asked_for_is_obeyed(
-    attention: Callable[..., type[Any]], module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    attention: Callable[..., type[Any]], module: ModuleType, have_flashinfer: Callable[..., Path]
 ) -> None:
-    devices.have_flashinfer(monkeypatch)
+    have_flashinfer()
     for name in ("FLASHMLA_SPARSE", "FLASHMLA_SPARSE_DSV4"):
         assert is_ours(attention(SM120, name), module)
-    devices.have_flashinfer(monkeypatch, hangs=True)
+    have_flashinfer("0.6.17")
     assert attention(SM120, "FLASHINFER_MLA_SPARSE_DSV4") is getattr(module, FLASHINFER)
 
 

@@ -48,7 +48,7 @@ def kept(path: str) -> bool:
         ("bases.toml", True),
         ("series.txt", True),
         ("patches/vllm/env-registration.patch", True),
-        ("overlay/vllm/vllm/sm12x/envs.py", True),
+        ("overlay/vllm/vllm/sm12x/envs/__init__.py", True),
         ("recipe/cli.py", True),
         ("recipe/matrix.css", True),
         ("requirements/recipe.lock", True),

@@ -5,10 +5,11 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..support import Cache, describe_once, flashinfer_v4_shapes
+from ..support.choice import Cache, describe_once, vllm_refuses
+from ..support.flashinfer import flashinfer_v4_shapes
+from ..support.route import Model, choose, has_own_path, read_model
 from .deep_gemm import describe
 from .deepseek_v4 import OURS
-from .route import Model, choose, has_own_path, read_model
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def adjust(vllm_config: Any) -> None:
         return
     describe()
     choice = choose(
-        model, vllm_config.attention_config.backend, OURS, served=foreseen(model, vllm_config)
+        model, vllm_config.attention_config.backend, OURS, refusal=foreseen(model, vllm_config)
     )
     if model.layout is Cache.V4 and not has_own_path():
         describe_once(choice, logger)  # elsewhere the layers do, as they choose
@@ -44,29 +45,41 @@ def adjust(vllm_config: Any) -> None:
         cache_config.cache_dtype = "fp8_ds_mla"
 
 
-def foreseen(model: Model, vllm_config: Any) -> bool:
-    """Whether the layers will find that FlashInfer serves this model.
+def foreseen(model: Model, vllm_config: Any) -> str:
+    """Why the layers will find that FlashInfer can't serve this model; nothing where it can.
 
     They ask upstream's classes, which import FlashInfer; here that would start CUDA in a process
-    that forks.
+    that forks. What only they can find out counts as serving.
     """
     from vllm.utils import flashinfer
+    from vllm.version import __version__
 
     if not flashinfer.has_flashinfer():
-        return False
+        return "vLLM finds no FlashInfer that it can use"
+    known = vllm_refuses(
+        __version__, layout=model.layout, index_topk=model.index_topk, rope_dim=model.rope_dim
+    )
+    if known:
+        return known
     if model.layout is Cache.V32:
-        return vllm_config.cache_config.cache_dtype in PACKED_NAMES
+        dtype = vllm_config.cache_config.cache_dtype
+        return "" if dtype in PACKED_NAMES else f"vLLM's FlashInfer path takes no {dtype} cache"
     asks = hasattr(flashinfer, "has_flashinfer_sparse_mla_sm120_config")
     shapes = flashinfer_v4_shapes() if asks else None
-    if shapes is None:
-        return True
+    return "" if shapes is None else outside(shapes, vllm_config)
+
+
+def outside(shapes: frozenset[tuple[int, int]], vllm_config: Any) -> str:
+    """Say that a V4 model isn't among the (heads, window) that FlashInfer has a table of."""
     hf = vllm_config.model_config.hf_config
     heads = hf.num_attention_heads // vllm_config.parallel_config.tensor_parallel_size
     padded = next((some for some in sorted({h for h, _ in shapes}) if heads <= some), None)
     window, drafts = hf.sliding_window, vllm_config.speculative_config
     if drafts is not None and getattr(vllm_config.attention_config, "use_non_causal", False):
         window = -(-(window + drafts.num_speculative_tokens) // ALIGNMENT) * ALIGNMENT
-    return (padded, window) in shapes
+    if (padded, window) in shapes:
+        return ""
+    return f"FlashInfer has no V4 kernels for {heads} heads and a window of {window}"
 
 
 def turn_graphs_off(compilation_config: Any) -> None:

@@ -10,8 +10,8 @@ import torch
 
 from .. import envs
 from ..ops import deep_gemm
-from ..support import KNOB, Choice, describe_once
-from ..support_gemm import SUBJECT, decide_gemm, find_deep_gemm
+from ..support.choice import KNOB, Choice, describe_once
+from ..support.gemm import SUBJECT, decide_gemm, find_deep_gemm
 
 logger = logging.getLogger(__name__)
 

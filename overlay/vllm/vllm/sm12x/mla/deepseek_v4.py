@@ -9,9 +9,9 @@ import logging
 from typing import Any
 
 from ..ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
-from ..support import describe_once
+from ..support.choice import describe_once
+from ..support.route import asked, choose, has_own_path, read_model
 from .ready import compiling
-from .route import choose, has_own_path, read_model
 from .windows import add_windows
 
 logger = logging.getLogger(__name__)
@@ -27,22 +27,25 @@ def attention_class(vllm_config: Any, flashmla: type[Any]) -> type[Any] | None:
     model = read_model(vllm_config)
     if model is None:
         return None
-    served = has_own_path() and flashinfer_serves(vllm_config, flashmla)
-    choice = choose(model, vllm_config.attention_config.backend, OURS, served=served)
+    own = has_own_path()
+    refusal = asked(lambda: flashinfer_refuses(vllm_config, flashmla)) if own else ""
+    choice = choose(model, vllm_config.attention_config.backend, OURS, refusal=refusal)
     describe_once(choice, logger)
     return portable(flashmla) if choice.triton else None
 
 
-def flashinfer_serves(vllm_config: Any, flashmla: type[Any]) -> bool:
-    """Ask vLLM whether FlashInfer serves a V4 model of this shape on SM12x.
+def flashinfer_refuses(vllm_config: Any, flashmla: type[Any]) -> str:
+    """Ask vLLM why FlashInfer can't serve a V4 model of this shape on SM12x; nothing if it can.
 
-    Up to v0.28 vLLM doesn't look at shapes.
+    Up to v0.27 vLLM doesn't look at shapes.
     """
     from vllm.utils import flashinfer
 
+    if not flashinfer.has_flashinfer_sparse_mla_sm120():
+        return "vLLM says that FlashInfer's sparse MLA can't be used here"
     ask = getattr(flashinfer, "has_flashinfer_sparse_mla_sm120_config", None)
     if ask is None:
-        return bool(flashinfer.has_flashinfer_sparse_mla_sm120())
+        return ""
     beside = importlib.import_module(f"{flashmla.__module__.rpartition('.')[0]}.flashinfer_sparse")
     hf = vllm_config.model_config.hf_config
     width, heads = hf.sliding_window, hf.num_attention_heads
@@ -50,9 +53,14 @@ def flashinfer_serves(vllm_config: Any, flashmla: type[Any]) -> bool:
     width_of = getattr(beside, "_required_sm120_sparse_topk", lambda _, window: window)
     try:
         padded = beside.DeepseekV4FlashInferSM120Attention.get_padded_num_q_heads(heads)
-    except ValueError:  # more heads than it has kernels for
-        return False
-    return bool(ask(padded, width_of(vllm_config, width)))
+    except ValueError as error:  # more heads than it has kernels for
+        return f"vLLM says: {error}"
+    wanted = width_of(vllm_config, width)
+    if ask(padded, wanted):
+        return ""
+    return (
+        f"vLLM says that FlashInfer has no V4 kernels for {padded} heads and a window of {wanted}"
+    )
 
 
 _portable: dict[type[Any], type[Any]] = {}

@@ -10,7 +10,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from .. import envs
-from ..support import KNOB
+from ..support.choice import KNOB
 from .deepseek_v4 import prefill
 from .ready import compiling
 from .windows import add_windows

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import envs
 from ..ops import flash_mla
-from ..support import KNOB
+from ..support.choice import KNOB
 
 
 def supported() -> tuple[bool, str | None]:

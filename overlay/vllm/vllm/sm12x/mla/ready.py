@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from .. import warmup_gemm
-from ..warmup import Shape, from_config, warm_up
-from ..warmup_gemm import GemmShape
+from ..warmup import gemm
+from ..warmup.attention import Shape, from_config, warm_up
+from ..warmup.gemm import GemmShape
 from .deep_gemm import choose_gemm
 
 logger = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ def compile_once(vllm_config: Any, device: torch.device) -> None:
         _ready.add(shape)
         warm_up(shape, device)
         logger.info("Sparse MLA on SM12x: %s.", graphs_of(vllm_config))
-    gemm_shape = warmup_gemm.from_config(vllm_config) if choose_gemm().triton else None
+    gemm_shape = gemm.from_config(vllm_config) if choose_gemm().triton else None
     if gemm_shape is not None and gemm_shape not in _ready:
         _ready.add(gemm_shape)
-        warmup_gemm.warm_up(gemm_shape, device)
+        gemm.warm_up(gemm_shape, device)
 
 
 def graphs_of(vllm_config: Any) -> str:

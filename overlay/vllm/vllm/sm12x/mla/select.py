@@ -4,8 +4,8 @@
 import logging
 from typing import Any
 
-from ..support import V32_TOPK, describe_once
-from .route import Model, choose, has_own_path, read_model
+from ..support.choice import describe_once
+from ..support.route import asked, choose, has_own_path, read_model
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ def sparse_backend(selected: Any, config: Any) -> str | None:
     if model is None:
         return None
     layer = config._asdict() | {"device_capability": current_platform.get_device_capability()}
-    served = has_own_path() and _flashinfer_serves(model, layer)
-    choice = choose(model, selected, ("FLASHMLA_SPARSE",), served=served)
+    refusal = asked(lambda: flashinfer_refuses(layer)) if has_own_path() else ""
+    choice = choose(model, selected, ("FLASHMLA_SPARSE",), refusal=refusal)
     if not choice.triton:
         describe_once(choice, logger)
         return None
@@ -38,14 +38,10 @@ def sparse_backend(selected: Any, config: Any) -> str | None:
     return f"{SparseBackend.__module__}.{SparseBackend.__qualname__}"
 
 
-def _flashinfer_serves(model: Model, layer: dict[str, Any]) -> bool:
-    """Ask upstream's own backend, but for shapes that `support` can name the trouble with."""
-    if model.rope_dim == 0 or model.index_topk != V32_TOPK:
-        return True
+def flashinfer_refuses(layer: dict[str, Any]) -> str:
+    """Ask upstream's own backend about a layer; why it doesn't take it, or nothing."""
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-    try:
-        backend = AttentionBackendEnum.FLASHINFER_MLA_SPARSE_SM120.get_class()
-        return not backend.validate_configuration(**layer)
-    except (ImportError, OSError):
-        return False
+    backend = AttentionBackendEnum.FLASHINFER_MLA_SPARSE_SM120.get_class()
+    reasons = backend.validate_configuration(**layer)
+    return f"vLLM's FlashInfer backend says: {', '.join(reasons)}" if reasons else ""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What vLLM knows of a model and a device, put to `support.decide`."""
+"""What vLLM knows of a model and a device, put to `choice.decide`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .. import envs
-from ..compression import ratios_of
 from ..layouts import V32
-from ..support import KNOB, Cache, Choice, Route, decide, find_flashinfer
+from .choice import KNOB, NO_PATH, Cache, Choice, Route, cache_refuses, decide
+from .compression import ratios_of
+from .flashinfer import FlashInfer, find_flashinfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +44,33 @@ def has_own_path() -> bool:
     return "FLASHINFER_MLA_SPARSE_SM120" in AttentionBackendEnum.__members__
 
 
-def choose(model: Model, backend: Any, ours: tuple[str, ...], *, served: bool) -> Choice:
+def unasked(model: Model, found: FlashInfer) -> str:
+    """What vLLM's own check doesn't ask and that is against upstream's path, or nothing.
+
+    Up to v0.25 it says yes to a FlashInfer that has the function and no kernels behind it, and
+    nowhere does it ask for kernels without RoPE.
+    """
+    from vllm.version import __version__
+
+    if not has_own_path():
+        return NO_PATH
+    rope_dim = model.rope_dim
+    return found.refuses(rope_dim=rope_dim) or cache_refuses(__version__, rope_dim=rope_dim)
+
+
+def asked(ask: Callable[[], str]) -> str:
+    """What upstream's check says. It imports FlashInfer, and one that is broken raises anything."""
+    try:
+        return ask()
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        return f"asking vLLM about FlashInfer ended in {type(error).__name__}: {first}"
+
+
+def choose(model: Model, backend: Any, ours: tuple[str, ...], *, refusal: str) -> Choice:
     """Choose a path. `backend` is what the user asked for, of which the names in `ours` mean us.
 
-    `served`: vLLM's own check says that FlashInfer serves the model. It doesn't see everything: up
-    to v0.25 it says yes to a FlashInfer that has the function and no kernels behind it.
+    `refusal`: what vLLM's own check has against FlashInfer for this model, or nothing.
     """
     from vllm.platforms import current_platform
 
@@ -60,11 +84,9 @@ def choose(model: Model, backend: Any, ours: tuple[str, ...], *, served: bool) -
         capability=None if capability is None else (capability.major, capability.minor),
         forced=forced,
         layout=model.layout,
-        index_topk=model.index_topk,
         rope_dim=model.rope_dim,
-        calls_flashinfer=has_own_path(),
-        has_flashinfer_kernels=found.kernels and served,
-        flashinfer_hangs=found.hangs,
+        refusal=unasked(model, found) or refusal,
+        danger=found.danger,
     )
     if backend is not None and choice.path is Route.UPSTREAM and forced is None:
         return Choice(path=Route.TRITON, why=f"{backend.name} is asked for")

@@ -9,14 +9,14 @@ Exits 0 whatever it finds.
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
-from . import envs
+from .. import envs
+from ..support.choice import KNOB, Cache, Choice, Route, decide, vllm_refuses
+from ..support.flashinfer import FlashInfer
+from ..support.gemm import SUBJECT, DeepGemm, decide_for_release
 from .binaries import Extension, Verdict
 from .machine import Device, Facts, gather
-from .support import KNOB, Cache, Choice, FlashInfer, Route, calls_flashinfer, decide
-from .support_gemm import SUBJECT, DeepGemm, decide_for_release
 
 # The first Triton that makes FP8 matrix instructions on sm_121; older ones widen the operands to 16
 # bits without a word.
@@ -44,11 +44,10 @@ def choices(facts: Facts, device: Device | None, forced: bool | None) -> dict[st
             capability=device.capability if device else None,
             forced=forced,
             layout=layout,
-            index_topk=topk,
             rope_dim=rope,
-            calls_flashinfer=calls_flashinfer(version),
-            has_flashinfer_kernels=facts.flashinfer.kernels,
-            flashinfer_hangs=facts.flashinfer.hangs,
+            refusal=vllm_refuses(version, layout=layout, index_topk=topk, rope_dim=rope)
+            or facts.flashinfer.refuses(rope_dim=rope),
+            danger=facts.flashinfer.danger,
         )
         for model, (layout, topk, rope) in MODELS.items()
     }
@@ -138,9 +137,7 @@ def report(
 
 
 def _flashinfer(found: FlashInfer) -> str:
-    if not found.kernels:
-        return "no kernels"
-    return "kernels that can hang" if found.hangs else "kernels"
+    return found.refuses(rope_dim=64) or found.danger or "nothing speaks against it"
 
 
 def _deep_gemm(found: DeepGemm) -> str:
@@ -191,7 +188,3 @@ def main(arguments: list[str] | None = None) -> int:
     }
     print(json.dumps(document))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

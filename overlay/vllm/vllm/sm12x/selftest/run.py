@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from ..ops.checks import TRUE
 from . import cases, cases_logits, cases_products
-from .ops.checks import TRUE
 from .trials import Runnable
 
 WRONG = 7
@@ -214,7 +214,3 @@ def _finite(result: dict[str, object]) -> dict[str, object]:
 
 def _say(text: str, json_wanted: bool) -> None:
     print(text, file=sys.stderr if json_wanted else sys.stdout, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from . import envs
-from .compression import ratios_of
-from .ops import deep_gemm
+from .. import envs
+from ..ops import deep_gemm
+from ..support.compression import ratios_of
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +128,8 @@ def _logits(shape: Indexer, device: torch.device) -> int:
 
 def _einsum(shape: Projection, device: torch.device) -> int:
     """Every tile with and without splits, and scales as vLLM makes them on SM12x."""
-    from .kernels.fp8_einsum import fp8_einsum
-    from .kernels.gemm_tiles import EINSUM_PROMPT, EINSUM_TILES, GROUP, EinsumPlan
+    from ..kernels.fp8_einsum import fp8_einsum
+    from ..kernels.gemm_tiles import EINSUM_PROMPT, EINSUM_TILES, GROUP, EinsumPlan
 
     blocks = shape.depth // GROUP
     a = _fp8(shape.groups, 1, shape.depth, device=device).transpose(0, 1)
@@ -148,7 +148,7 @@ def _einsum(shape: Projection, device: torch.device) -> int:
 
 
 def _prenorm(shape: Connection, device: torch.device) -> int:
-    from .kernels.gemm_tiles import PRENORM_TILES
+    from ..kernels.gemm_tiles import PRENORM_TILES
 
     fn = torch.zeros(shape.columns, shape.depth, device=device)
     rows = (*PRENORM_TILES, max(PRENORM_TILES) + 1)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import envs
+from .. import envs
+from ..support.flashinfer import FlashInfer, find_flashinfer
+from ..support.gemm import DeepGemm, find_deep_gemm
 from .binaries import Extension, examine, find_cuobjdump
-from .support import FlashInfer, find_flashinfer
-from .support_gemm import DeepGemm, find_deep_gemm
 
 PACKAGES = ("vllm", "torch", "triton", "flashinfer-python")
 PREFIXES = ("VLLM_TRITON_MLA_SPARSE", "VLLM_SM12X_", "VLLM_SM120_")
@@ -66,7 +66,7 @@ class Facts:
 def gather() -> Facts:
     """Look at this machine."""
     is_cuda, devices = _devices()
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     site = [Path(folder) for folder in sys.path if folder]
     tool = find_cuobjdump(site)
     versions = {name: _version(name) for name in PACKAGES}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .ops import deep_gemm
-from .reference import logits
+from ..ops import deep_gemm
+from ..reference import logits
 from .trials import Runnable, Trial, bytes_of, fp8_noise, pick_fp8, sample
 from .verdicts import Verdict, judge_logits
 

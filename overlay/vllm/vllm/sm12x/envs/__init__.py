@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from .env_values import choice, count, flag, gibibytes, one_of
+from .values import choice, count, flag, gibibytes, one_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from . import layouts
-from .compression import WINDOW_PAGE, ratios_of, window_page
-from .layouts import V4, V32, Layout
-from .scope import Scope
+from .. import layouts
+from ..layouts import V4, V32, Layout
+from ..scope import Scope
+from ..support.compression import WINDOW_PAGE, ratios_of, window_page
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +181,8 @@ def warm_up(shape: Shape, device: torch.device, *, todo: Sequence[Variant] | Non
 
 
 def _decode(shape: Shape, variant: Variant, layer: Layer, device: torch.device) -> None:
-    from .kernels.decode import sparse_decode
-    from .kernels.tiles import Limits, read_limits
+    from ..kernels.decode import sparse_decode
+    from ..kernels.tiles import Limits, read_limits
 
     scopes = []
     for width, page_size in zip(layer.widths, layer.page_sizes, strict=True):
@@ -202,7 +202,7 @@ def _decode(shape: Shape, variant: Variant, layer: Layer, device: torch.device) 
 
 
 def _prefill(shape: Shape, variant: Variant, device: torch.device) -> None:
-    from .kernels.prefill import sparse_prefill
+    from ..kernels.prefill import sparse_prefill
 
     q, out, lse = _rows(shape, device)
     kv = _zeros(1, shape.width, device=device, dtype=torch.bfloat16)

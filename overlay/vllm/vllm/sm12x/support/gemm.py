@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who computes what vLLM asks DeepGEMM for on SM12x, and why: as `support` for sparse MLA.
+"""Who computes what vLLM asks DeepGEMM for on SM12x, and why: as `choice` for sparse MLA.
 
 Those are the indexer's logits, DeepSeek V4's output projection and HyperConnection's GEMM.
 `decide_gemm` is pure. Nothing here imports vLLM, torch or DeepGEMM.
@@ -9,7 +9,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from .support import KNOB, Choice, Route, not_sm12x, release_of
+from .choice import KNOB, Choice, Route, not_sm12x
+from .flashinfer import release_of
 
 SUBJECT = "Indexer logits, V4's output projection and HyperConnection's GEMM"
 # The first vLLM that takes DeepGEMM to be for SM12x, and the first in which ours have no place: the
@@ -36,7 +37,7 @@ def find_deep_gemm() -> DeepGemm:
     except ValueError:  # a stand-in that a test put into sys.modules
         spec = None
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-    folders = folders or [Path(__file__).parents[1] / BUNDLED]
+    folders = folders or [Path(__file__).parents[2] / BUNDLED]
     installed = any((folder / "__init__.py").is_file() for folder in folders)
     kernels = any((folder / KERNEL_SOURCE).is_file() for folder in folders)
     return DeepGemm(installed=installed, kernels=installed and kernels)

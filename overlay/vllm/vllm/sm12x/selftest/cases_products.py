@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .ops import deep_gemm
-from .reference import einsum
+from ..ops import deep_gemm
+from ..reference import einsum
+from ..warmup.gemm import Connection, Projection
 from .trials import Runnable, Trial, bytes_of, fp8_noise, pick_fp8, sample
 from .verdicts import Verdict, judge_prenorm, judge_product
-from .warmup_gemm import Connection, Projection
 
 # V4-Flash, whole and on one of two devices.
 PROJECTIONS = (
