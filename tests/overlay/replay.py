@@ -66,9 +66,7 @@ class Graph(TorchDispatchMode):
         super().__exit__(*problem)
         self._patch.undo()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(tag in func.tags for tag in READS):
             raise ReadBackError(str(func))

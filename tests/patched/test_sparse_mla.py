@@ -316,7 +316,7 @@ def test_graphs_stay_on_unless_the_knob_turns_them_off(
     [
         ("FULL_AND_PIECEWISE", [1, 2, 4], True,
          "graphs FULL_AND_PIECEWISE of 3 sizes up to 4 rows, a request's 3 drafts among them"),
-        ("FULL_DECODE_ONLY", [8], False, "graphs FULL_DECODE_ONLY of 1 sizes up to 8 rows"),
+        ("FULL_DECODE_ONLY", [8], False, "graphs FULL_DECODE_ONLY of 1 size up to 8 rows"),
         ("NONE", [1, 2], True, "no graphs are captured"),
         ("FULL", [], True, "no graphs are captured"),
     ],

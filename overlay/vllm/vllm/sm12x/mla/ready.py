@@ -39,7 +39,7 @@ def graphs_of(vllm_config: Any) -> str:
     if not config.cudagraph_mode or not sizes:
         return "no graphs are captured"
     speculative = vllm_config.speculative_config
-    rows = f"{len(sizes)} sizes up to {max(sizes)} rows"
+    rows = f"{len(sizes)} size{'s'[: len(sizes) > 1]} up to {max(sizes)} rows"
     if speculative is None:
         return f"graphs {config.cudagraph_mode} of {rows}"
     drafts = speculative.num_speculative_tokens
