@@ -165,23 +165,6 @@ def test_what_a_vllm_refuses_is_known_of_those_looked_at(
 
 
 @pytest.mark.parametrize(
-    ("knob", "speculative", "allowed"),
-    [
-        (None, False, True),
-        (None, True, False),
-        (True, True, True),
-        (True, False, True),
-        (False, False, False),
-        (False, True, False),
-    ],
-)
-def test_graphs_are_off_with_speculative_decoding_unless_asked_for(
-    knob: bool | None, speculative: bool, allowed: bool
-) -> None:
-    assert support.graphs_allowed(knob, speculative=speculative) is allowed
-
-
-@pytest.mark.parametrize(
     ("version", "calls"),
     [
         ("0.20.2", False),

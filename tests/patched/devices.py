@@ -166,9 +166,11 @@ def model(
             decode_context_parallel_size=1,
             worker_cls="chosen",
         ),
-        compilation_config=SimpleNamespace(mode="compiled", cudagraph_mode="captured"),
+        compilation_config=SimpleNamespace(
+            mode="compiled", cudagraph_mode="captured", cudagraph_capture_sizes=[1, 2, 4, 8]
+        ),
         cache_config=SimpleNamespace(cache_dtype=cache_dtype),
         scheduler_config=SimpleNamespace(),
         offload_config=SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=0)),
-        speculative_config=SimpleNamespace() if speculative else None,
+        speculative_config=SimpleNamespace(num_speculative_tokens=3) if speculative else None,
     )

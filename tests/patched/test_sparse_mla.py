@@ -338,12 +338,10 @@ def test_layers_that_are_not_sparse_are_upstreams_on_sm12x(
     assert devices.entered() == []
 
 
-@pytest.mark.parametrize(
-    ("speculative", "knob", "captured"),
-    [(False, None, True), (True, None, False), (True, "1", True), (False, "0", False)],
-)
+@pytest.mark.parametrize("speculative", [False, True])
+@pytest.mark.parametrize(("knob", "captured"), [(None, True), ("1", True), ("0", False)])
 @pytest.mark.parametrize("v4", [False, True])
-def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
+def test_graphs_stay_on_unless_the_knob_turns_them_off(
     monkeypatch: pytest.MonkeyPatch, speculative: bool, knob: str | None, captured: bool, v4: bool
 ) -> None:
     from vllm.config import CompilationMode, CUDAGraphMode
@@ -355,6 +353,28 @@ def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
     found = (config.compilation_config.mode, config.compilation_config.cudagraph_mode)
     off = (CompilationMode.NONE, CUDAGraphMode.NONE)
     assert found == (("compiled", "captured") if captured else off)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes", "speculative", "said"),
+    [
+        ("FULL_AND_PIECEWISE", [1, 2, 4], True,
+         "graphs FULL_AND_PIECEWISE of 3 sizes up to 4 rows, a request's 3 drafts among them"),
+        ("FULL_DECODE_ONLY", [8], False, "graphs FULL_DECODE_ONLY of 1 size up to 8 rows"),
+        ("NONE", [1, 2], True, "no graphs are captured"),
+        ("FULL", [], True, "no graphs are captured"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_is_captured(
+    base: Version, mode: str, sizes: list[int], speculative: bool, said: str
+) -> None:
+    from vllm.config import CUDAGraphMode
+    from vllm.sm12x.mla.ready import graphs_of
+
+    config = devices.model(speculative=speculative)
+    config.compilation_config.cudagraph_mode = CUDAGraphMode[mode]
+    config.compilation_config.cudagraph_capture_sizes = sizes
+    assert graphs_of(config) == said
 
 
 def test_graphs_are_off_where_a_model_is_ours_by_its_cache_or_its_heads(
@@ -369,6 +389,7 @@ def test_graphs_are_off_where_a_model_is_ours_by_its_cache_or_its_heads(
     if not has_own_path:
         pytest.skip("this release has no other path")
     have_flashinfer("0.6.18")
+    monkeypatch.setenv(GRAPHS, "0")  # which is for models on our path
     looks = base >= Version("0.28")
     for captured, asked in (
         (True, {"cache_dtype": "fp8"}),

@@ -166,10 +166,13 @@ VARIABLES: tuple[EnvVar, ...] = (
     ),
     EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_ALLOW_CUDAGRAPH",
-        default=None,
-        shown="1, with speculative decoding 0",
+        default=True,
+        shown="1",
         parser=flag,
-        meaning="0 turns compilation and graph capture off for models on the Triton path.",
+        meaning=(
+            "0 turns compilation and graph capture off for models on the Triton path; with drafts "
+            "of speculative decoding both stay on, too."
+        ),
         # Without compilation there is nothing to look up.
         compile_factor=False,
     ),

@@ -159,15 +159,6 @@ def _without_triton(reason: str, refusal: str, *, unexpected: bool) -> Choice:
     return Choice(path=Route.UPSTREAM, why=reason, unexpected=unexpected)
 
 
-def graphs_allowed(knob: bool | None, *, speculative: bool) -> bool:
-    """Whether the Triton path may be compiled and captured; unset, not with speculative decoding.
-
-    The grids follow from shapes alone, so capture is safe; with speculative decoding it is left to
-    whoever asks for it, because nobody has yet seen padded draft rows replayed on a GPU.
-    """
-    return not speculative if knob is None else knob
-
-
 def calls_flashinfer(vllm_version: str) -> bool:
     """Whether a vLLM of this version has a FlashInfer path for sparse MLA on SM12x."""
     return release_of(vllm_version) >= CALLS_FLASHINFER
