@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import device_of
 from .logits_tiles import choose_decode_tile, rounded_heads, splits_of
 from .mqa_logits import load_query, score
 from .tiles import describe_device
@@ -155,21 +156,40 @@ def paged_mqa_logits(
     most = triton.cdiv(min(columns, blocks * page_size), tile.block_keys)
     if not most:
         return
-    options = {
-        "OWN": lengths.dim() == 2, "HEADS": rounded_heads(heads), "DIM": dim, "PAGE": page_size,
-        "BLOCK_N": tile.block_keys, "num_warps": tile.warps, "num_stages": tile.stages,
-    }  # fmt: skip
-    # The stride of a dimension of one means nothing and might not be a multiple of 16.
-    page_stride = cache.stride(0) if pages > 1 else 0
-    shared = (
-        q, cache, weights, lengths, table, out,
-        q.stride(0), q.stride(1), q.stride(2), page_stride, weights.stride(0), lengths.stride(0),
-        table.stride(0), out.stride(0), blocks, pages, columns, heads,
-    )  # fmt: skip
-    if tiled:
-        tokens = min(next_n, MOST_TOKENS)
-        groups = triton.cdiv(next_n, tokens)
-        splits = splits_of(device, requests * groups, most)
-        tiled_kernel[(requests, splits, groups)](*shared, next_n, splits, TOKENS=tokens, **options)
-    else:
-        simple_kernel[(requests * next_n, most)](*shared, next_n, **options)
+    arguments = {
+        "q_ptr": q,
+        "cache_ptr": cache,
+        "weight_ptr": weights,
+        "length_ptr": lengths,
+        "table_ptr": table,
+        "out_ptr": out,
+        "q_batch_stride": q.stride(0),
+        "q_token_stride": q.stride(1),
+        "q_head_stride": q.stride(2),
+        # The stride of a dimension of one means nothing and might not be a multiple of 16.
+        "page_stride": cache.stride(0) if pages > 1 else 0,
+        "weight_stride": weights.stride(0),
+        "length_stride": lengths.stride(0),
+        "table_stride": table.stride(0),
+        "out_stride": out.stride(0),
+        "blocks": blocks,
+        "pages": pages,
+        "columns": columns,
+        "heads": heads,
+        "next_n": next_n,
+        "OWN": lengths.dim() == 2,
+        "HEADS": rounded_heads(heads),
+        "DIM": dim,
+        "PAGE": page_size,
+        "BLOCK_N": tile.block_keys,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    with device_of(q):
+        if tiled:
+            tokens = min(next_n, MOST_TOKENS)
+            groups = triton.cdiv(next_n, tokens)
+            splits = splits_of(device, requests * groups, most)
+            tiled_kernel[(requests, splits, groups)](**arguments, splits=splits, TOKENS=tokens)
+        else:
+            simple_kernel[(requests * next_n, most)](**arguments)

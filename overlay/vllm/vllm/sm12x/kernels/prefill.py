@@ -5,6 +5,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import device_of
 from .softmax import LN2, LOG2E, VARYING, count, divisor, fold, natural_lse, pick
 from .tiles import Kernel, describe_device, plan, read_limits
 
@@ -102,11 +103,31 @@ def sparse_prefill(
         widths=[indices.shape[1]], limits=read_limits(),
     )  # fmt: skip
     tile = chosen.tile
-    prefill_kernel[(rows * chosen.head_blocks,)](
-        q, kv, indices, lengths, sink, out, max_logits, lse,
-        q.stride(0), q.stride(1), kv.stride(0), kv.shape[0], indices.stride(0), indices.shape[1],
-        out.stride(0), out.stride(1), max_logits.stride(0), lse.stride(0), heads,
-        scale * LOG2E.value,
-        CHUNKS=width // 64, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    with device_of(q):
+        prefill_kernel[(rows * chosen.head_blocks,)](
+            q_ptr=q,
+            kv_ptr=kv,
+            index_ptr=indices,
+            length_ptr=lengths,
+            sink_ptr=sink,
+            out_ptr=out,
+            max_ptr=max_logits,
+            lse_ptr=lse,
+            q_row_stride=q.stride(0),
+            q_head_stride=q.stride(1),
+            kv_stride=kv.stride(0),
+            keys=kv.shape[0],
+            index_stride=indices.stride(0),
+            width=indices.shape[1],
+            out_row_stride=out.stride(0),
+            out_head_stride=out.stride(1),
+            max_row_stride=max_logits.stride(0),
+            lse_row_stride=lse.stride(0),
+            heads=heads,
+            scale=scale * LOG2E.value,
+            CHUNKS=width // 64,
+            BLOCK_H=tile.block_heads,
+            BLOCK_N=tile.block_entries,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
