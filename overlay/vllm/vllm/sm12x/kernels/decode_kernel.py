@@ -10,13 +10,14 @@ import triton.language as tl
 
 from . import decode_v4 as v4
 from . import decode_v32 as v32
-from .softmax import VARYING, count, divisor, fold, natural_lse, pick, share
+from .softmax import VARYING, add, count, divisor, fold, natural_lse, no_sum, pick, share
 
 
 @triton.jit
 def _attend(
     q, m, total, acc, cache_ptr, page_stride, slots, index_ptr, counted, tiles, scale,
-    V4: tl.constexpr, PAGE: tl.constexpr, ROPE: tl.constexpr, BLOCK_N: tl.constexpr,
+    V4: tl.constexpr, PAGE: tl.constexpr, ROPE: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Fold the entries of the tiles `tiles` = (first, end) of one scope into a row's state."""
     upcoming = pick(index_ptr, tiles[0] * BLOCK_N, counted, BLOCK_N)
@@ -25,12 +26,15 @@ def _attend(
         # One tile ahead, so that a tile's copies don't wait for its own indices.
         upcoming = pick(index_ptr, (tile + 1) * BLOCK_N, counted, BLOCK_N)
         if V4:
-            k, scales, valid = v4.keys(cache_ptr, page_stride, slots, index, PAGE)
-            logits = v4.products(q, k, scales)
+            k, scales, logits, valid = v4.scores(
+                q, cache_ptr, page_stride, slots, index, PAGE, BLOCK_H, BLOCK_N
+            )
         else:
-            k, scales, valid = v32.keys(cache_ptr, page_stride, slots, index, PAGE, ROPE)
-            logits = v32.products(q, k, scales, ROPE, BLOCK_N)
-        weights, decay, m, total = fold(logits * scale, valid, m, total)
+            k, scales, logits, valid = v32.scores(
+                q, cache_ptr, page_stride, slots, index, PAGE, ROPE, BLOCK_H, BLOCK_N
+            )
+        weights, decay, m = fold(logits * scale, valid, m)
+        total = add(total, weights, decay, BLOCK_H == 16)
         if V4:
             acc = v4.sums(weights, decay, k, scales, acc)
         else:
@@ -86,19 +90,22 @@ def decode_kernel(
     else:
         q, acc = v32.queries(q_ptr, mask, ROPE, BLOCK_H), v32.nothing(BLOCK_H)
     m = tl.full([BLOCK_H], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_H], tl.float32)
+    total = no_sum(BLOCK_H == 16, BLOCK_H, BLOCK_N)
     m, total, acc = _attend(
         q, m, total, acc, cache_ptr, page_stride, slots, index_ptr + row * index_stride, counted,
-        (tl.minimum(first, tiles), tl.minimum(end, tiles)), scale, V4, PAGE, ROPE, BLOCK_N,
+        (tl.minimum(first, tiles), tl.minimum(end, tiles)), scale, V4, PAGE, ROPE, BLOCK_H,
+        BLOCK_N,
     )  # fmt: skip
     if extra_cache_ptr is not None:
         m, total, acc = _attend(
             q, m, total, acc, extra_cache_ptr, extra_page_stride, extra_slots,
             extra_index_ptr + row * extra_index_stride, extra_counted,
             (tl.maximum(first - tiles, 0), tl.maximum(end - tiles, 0)), scale,
-            V4, EXTRA_PAGE, ROPE, BLOCK_N,
+            V4, EXTRA_PAGE, ROPE, BLOCK_H, BLOCK_N,
         )  # fmt: skip
 
+    if BLOCK_H == 16:
+        total = tl.sum(total, 1)
     if not SPLIT:
         inverse = divisor(m, total, sink_ptr, head, valid_head)[:, None]
         out_ptr += row * out_row_stride + (head * out_head_stride)[:, None]

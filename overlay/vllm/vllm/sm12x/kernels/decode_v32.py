@@ -50,35 +50,44 @@ def _rows(cache_ptr, page_stride, slots, index, PAGE: tl.constexpr):
 
 
 @triton.jit
-def keys(cache_ptr, page_stride, slots, index, PAGE: tl.constexpr, ROPE: tl.constexpr):
-    """The operands of a tile's keys, RoPE last if there is any, four scales, which are valid."""
+def _group(logits, q, words, scale, GROUP: tl.constexpr):
+    """A group's four planes, and the logits with its own added, times its scale.
+
+    Two sums in turn: one would wait for itself.
+    """
+    factor = tl.full([1, 1], REBIAS, tl.int16).to(tl.bfloat16, bitcast=True)
+    k = byte_planes(words, factor)
+    even = tl.dot(q[4 * GROUP], tl.trans(k[0]))
+    odd = tl.dot(q[4 * GROUP + 1], tl.trans(k[1]))
+    even = tl.dot(q[4 * GROUP + 2], tl.trans(k[2]), even)
+    odd = tl.dot(q[4 * GROUP + 3], tl.trans(k[3]), odd)
+    return k, logits + (even + odd) * scale[None, :]
+
+
+@triton.jit
+def scores(
+    q, cache_ptr, page_stride, slots, index, PAGE: tl.constexpr, ROPE: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A tile's keys (sixteen operands), four scales an entry, its logits, and which are valid.
+
+    A group's products stand before the next one's conversion, so that the compiler mixes the two.
+    """
     row_ptr, valid = _rows(cache_ptr, page_stride, slots, index, PAGE)
     scales = _scales(row_ptr, valid)
     words0, words1 = _words(row_ptr, valid, 0), _words(row_ptr, valid, 1)
     words2, words3 = _words(row_ptr, valid, 2), _words(row_ptr, valid, 3)
-    factor = tl.full([1, 1], REBIAS, tl.int16).to(tl.bfloat16, bitcast=True)
-    k = byte_planes(words0, factor) + byte_planes(words1, factor)
-    k = k + byte_planes(words2, factor) + byte_planes(words3, factor)
     if ROPE:
         pointers = (row_ptr + ROPE_BYTES).to(tl.pointer_type(tl.bfloat16))
         pointers = pointers[:, None] + tl.arange(0, ROPE)[None, :]
-        k = k + (tl.load(pointers, mask=valid[:, None], other=0.0),)
-    return k, scales, valid
-
-
-@triton.jit
-def products(q, k, scales, ROPE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The logits (heads, entries) of a tile: those of each group times its scale, and RoPE's."""
-    if ROPE:
-        logits = tl.dot(q[16], tl.trans(k[16]))
+        logits = tl.dot(q[16], tl.trans(tl.load(pointers, mask=valid[:, None], other=0.0)))
     else:
-        logits = tl.zeros([q[0].shape[0], BLOCK_N], tl.float32)
-    for group in tl.static_range(4):
-        part = tl.dot(q[4 * group], tl.trans(k[4 * group]))
-        for i in tl.static_range(4 * group + 1, 4 * group + 4):
-            part = tl.dot(q[i], tl.trans(k[i]), part)
-        logits += part * scales[group][None, :]
-    return logits
+        logits = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
+    k0, logits = _group(logits, q, words0, scales[0], 0)
+    k1, logits = _group(logits, q, words1, scales[1], 1)
+    k2, logits = _group(logits, q, words2, scales[2], 2)
+    k3, logits = _group(logits, q, words3, scales[3], 3)
+    return k0 + k1 + k2 + k3, scales, logits, valid
 
 
 @triton.jit

@@ -32,10 +32,29 @@ def _load(row_ptr, valid, FIRST: tl.constexpr, COUNT: tl.constexpr, dtype: tl.co
 
 
 @triton.jit
-def keys(cache_ptr, page_stride, slots, index, PAGE: tl.constexpr):
-    """The fifteen operands of a tile's keys, all but RoPE times 2^-64, and which are valid.
+def _dots(q, k, even, odd, FIRST: tl.constexpr, COUNT: tl.constexpr):
+    """Add the products of COUNT operands to two sums in turn: with 16 heads one waits for itself.
 
-    Other layouts give scales between the two.
+    With 32 a warp has two products of different heads at a time, and no registers to spare.
+    """
+    for i in tl.static_range(0, COUNT, 2):
+        even = tl.dot(q[FIRST + i], tl.trans(k[i]), even)
+        if even.shape[0] == 16:
+            odd = tl.dot(q[FIRST + i + 1], tl.trans(k[i + 1]), odd)
+        else:
+            even = tl.dot(q[FIRST + i + 1], tl.trans(k[i + 1]), even)
+    return even, odd
+
+
+@triton.jit
+def scores(
+    q, cache_ptr, page_stride, slots, index, PAGE: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A tile's keys, nothing for scales, its logits (heads, entries), and which are valid.
+
+    Keys are fifteen operands, all but RoPE times 2^-64, as logits are. A chunk's products stand
+    before the next one's conversion, so that the compiler mixes the two.
     """
     valid = (index >= 0) & (index < slots)
     # Masked lanes must hold an address that exists too.
@@ -50,20 +69,18 @@ def keys(cache_ptr, page_stride, slots, index, PAGE: tl.constexpr):
     words2 = _load(row_ptr, valid, 256, 32, tl.int32)
     halves = _load(row_ptr, valid, 384, 32, tl.int16)
     rope = _load(row_ptr, valid, NOPE_BYTES, 64, tl.bfloat16)
+    odd = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
+    even = tl.dot(q[14], tl.trans(rope))
+    planes0 = byte_planes(words0, _factors(exponents, 0))
+    even, odd = _dots(q, planes0, even, odd, 0, 4)
+    planes1 = byte_planes(words1, _factors(exponents, 1))
+    even, odd = _dots(q, planes1, even, odd, 4, 4)
+    planes2 = byte_planes(words2, _factors(exponents, 2))
+    even, odd = _dots(q, planes2, even, odd, 8, 4)
     factor = exponent_factor(exponents, 6)[:, None].to(tl.bfloat16, bitcast=True)
-    planes = byte_planes(words0, _factors(exponents, 0))
-    planes += byte_planes(words1, _factors(exponents, 1))
-    planes += byte_planes(words2, _factors(exponents, 2))
-    return planes + half_planes(halves, factor) + (rope,), (), valid
-
-
-@triton.jit
-def products(q, k, scales):
-    """The logits (heads, entries) of a tile, times 2^-64."""
-    logits = tl.dot(q[0], tl.trans(k[0]))
-    for i in tl.static_range(1, OPERANDS):
-        logits = tl.dot(q[i], tl.trans(k[i]), logits)
-    return logits
+    planes3 = half_planes(halves, factor)
+    even, odd = _dots(q, planes3, even, odd, 12, 2)
+    return planes0 + planes1 + planes2 + planes3 + (rope,), (), even + odd, valid
 
 
 @triton.jit

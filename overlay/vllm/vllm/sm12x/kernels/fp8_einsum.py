@@ -24,8 +24,8 @@ GROUP: tl.constexpr = tl.constexpr(128)
 
 @triton.jit
 def _power(exponent):
-    """2 to the power of a UE8M0 byte, as float32."""
-    return (exponent << 23).to(tl.float32, bitcast=True)
+    """The float32 of a UE8M0 byte: its exponent field, but 2^-127, which is subnormal, for 0."""
+    return tl.where(exponent == 0, 1 << 22, exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit

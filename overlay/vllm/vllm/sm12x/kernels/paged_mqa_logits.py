@@ -43,6 +43,12 @@ def _page(table_ptr, tile, blocks, pages, PAGE: tl.constexpr, BLOCK_N: tl.conste
 
 
 @triton.jit
+def _known(logits, position, blocks, PAGE: tl.constexpr):
+    """The logits of tokens that the table has a page for, -inf for those past its width."""
+    return tl.where(position < blocks * PAGE, logits, float("-inf"))
+
+
+@triton.jit
 def _keys(
     cache_ptr, page, page_stride, tile, last, DIM: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -95,7 +101,7 @@ def tiled_kernel(
         k, scale = _keys(cache_ptr, page, page_stride, tile, last, DIM, PAGE, BLOCK_N)
         position = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         for i in tl.static_range(TOKENS):
-            logits = score(k, q[i], weights[i]) * scale
+            logits = _known(score(k, q[i], weights[i]) * scale, position, blocks, PAGE)
             tl.store(out_ptr + (row + i) * out_stride + position, logits, mask=position < seen[i])
 
 
@@ -123,7 +129,7 @@ def simple_kernel(
         weight_ptr + wide * weight_stride, q_head_stride, heads, HEADS, DIM,
     )  # fmt: skip
     position = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    logits = score(k, q, weights) * scale
+    logits = _known(score(k, q, weights) * scale, position, blocks, PAGE)
     tl.store(out_ptr + wide * out_stride + position, logits, mask=position < seen)
 
 
@@ -144,16 +150,17 @@ def paged_mqa_logits(
     next_n, heads) float32; `lengths` int32: (requests, next_n) says how many tokens each query
     sees, (requests,) how many the last one does, each before it one less. `table` (requests,
     blocks) int32: what lies past a request's length is never used. `out` (requests * next_n,
-    columns) float32; of a row nothing past its length is written, and no length reaches past
-    `columns`. `reference.logits.paged_mqa_logits` says what is computed. One launch, whose grid
-    follows from shapes; nothing is read back.
+    columns) float32; of a row nothing past its length is written, no length reaches past `columns`,
+    and what a length reaches past the table's width is -inf.
+    `reference.logits.paged_mqa_logits` says what is computed. One launch, whose grid follows from
+    shapes; nothing is read back.
     """
     requests, next_n, heads, dim = q.shape
     pages, page_size, _ = cache.shape
     device = describe_device(q.device)
     tile = choose_decode_tile(device.family, heads, page_size)
     blocks, columns = table.shape[1], out.shape[1]
-    most = triton.cdiv(min(columns, blocks * page_size), tile.block_keys)
+    most = triton.cdiv(columns, tile.block_keys)
     if not most:
         return
     arguments = {
