@@ -36,17 +36,14 @@ def no_sum(LATE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr):
     LATE: it is kept by place in a tile until the end, because adding a tile's weights up takes all
     warps and three barriers. With 32 heads there are no registers left for that.
     """
-    if LATE:
-        return tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
-    return tl.zeros([BLOCK_H], tl.float32)
+    # Not two returns: a compiler wants one type of them, though only one is ever reached.
+    return tl.zeros([BLOCK_H, BLOCK_N], tl.float32) if LATE else tl.zeros([BLOCK_H], tl.float32)
 
 
 @triton.jit
 def add(total, weights, decay, LATE: tl.constexpr):
     """The sum with a tile's weights added."""
-    if LATE:
-        return total * decay[:, None] + weights
-    return total * decay + tl.sum(weights, 1)
+    return total * decay[:, None] + weights if LATE else total * decay + tl.sum(weights, 1)
 
 
 @triton.jit
