@@ -22,7 +22,7 @@ class ReadBackError(Exception):
     """A capture wanted to know what a tensor holds."""
 
 
-class Graph(TorchDispatchMode):
+class Graph(TorchDispatchMode):  # type: ignore[misc]
     """Captures what runs inside of it. `launches` are the kernels' names, grids and arguments."""
 
     def __init__(self, *, execute: bool = True) -> None:
