@@ -184,7 +184,12 @@ def test_every_option_that_a_text_names_is_one() -> None:
     """Options in running text: the recipe's, or of a command that stands on the same page."""
     known = options_of_recipe()
     # Those of `vllm serve` are judged where the wheel is; the others are other programs'.
-    others = {"--kv-cache-dtype", "--pipeline-parallel-size", "--fail-on-environ-validation"}
+    others = {
+        "--safetensors-load-strategy",
+        "--kv-cache-dtype",
+        "--pipeline-parallel-size",
+        "--fail-on-environ-validation",
+    }
     others |= {"--enforce-eager", "--max-num-seqs", "--max-model-len", "--gpu-memory-utilization"}
     others |= {"--fixup", "--autosquash", "--quick", "--build-arg"}
     for one in pages():
