@@ -31,8 +31,8 @@ def test_control_words_say_when_a_warp_may_go_on() -> None:
     load = line(0, "LDG.E R2, desc[UR4][R2.64]", stall=2, sets=3)
     use = line(16, "@P0 IADD3 R2, PT, PT, R2, R3, RZ", stall=15, waits=1 << 3)
     first, second = sass.parse(load + use)
-    assert (first.stall, first.sets, first.waits) == (2, {3}, frozenset())
-    assert (second.stall, second.sets, second.waits) == (15, frozenset(), {3})
+    assert (first.stall, first.sets, first.waits) == (2, frozenset({3}), frozenset())
+    assert (second.stall, second.sets, second.waits) == (15, frozenset(), frozenset({3}))
 
 
 def test_a_reading_that_cannot_be_right_is_refused() -> None:
