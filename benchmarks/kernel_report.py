@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -134,8 +135,8 @@ def find_overlay() -> None:
         sys.path.append(str(ROOT / "overlay" / "vllm"))
 
 
-def measure_all(*, upstream: bool) -> dict[int, list[Result]]:
-    """Our kernels, and vLLM's if asked for, by capability."""
+def measure_all(*, upstream: bool, only: str = "") -> dict[int, list[Result]]:
+    """Our kernels whose labels the pattern `only` finds, and vLLM's if asked for, by capability."""
     from benchmarks.compiled import measure
     from benchmarks.our_kernels import our_builds
 
@@ -143,8 +144,10 @@ def measure_all(*, upstream: bool) -> dict[int, list[Result]]:
     # Triton takes seconds for some kernels.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for capability in CAPABILITIES:
-            builds = list(our_builds(capability))
-            codes = pool.map(measure_ours, repeat(capability), range(len(builds)))
+            every = list(our_builds(capability))
+            places = [i for i, build in enumerate(every) if re.search(only, build.label)]
+            builds = [every[i] for i in places]
+            codes = pool.map(measure_ours, repeat(capability), places)
             results[capability] = [
                 Result(build=build, found=code, ours=True)
                 for build, code in zip(builds, codes, strict=True)
@@ -189,9 +192,12 @@ def name(capability: int, result: Result) -> str:
 
 
 def write_budget(version: str, results: dict[int, list[Result]]) -> None:
-    """Take what our kernels cost now as what they may cost with this compiler."""
+    """Take what our kernels cost now as what they may cost with this compiler.
+
+    A kernel that wasn't measured keeps its budget.
+    """
     budgets = json.loads(BUDGET.read_text(encoding="utf-8")) if BUDGET.exists() else {}
-    budgets[version] = {
+    budgets[version] = budgets.get(version, {}) | {
         name(capability, result): {cost: asdict(result.found)[cost] for cost in COSTS}
         for capability, several in results.items()
         for result in several
@@ -203,6 +209,7 @@ def write_budget(version: str, results: dict[int, list[Result]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-upstream", action="store_true", help="leave vLLM's kernels out")
+    parser.add_argument("--only", default="", metavar="PATTERN", help="only kernels named so")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     parser.add_argument("--write-budget", action="store_true", help="take what is as the budget")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs")
@@ -213,7 +220,7 @@ def main() -> int:
     from benchmarks.sass import ToolError
 
     try:
-        results = measure_all(upstream=not options.no_upstream)
+        results = measure_all(upstream=not options.no_upstream, only=options.only)
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return TOOL_MISSING

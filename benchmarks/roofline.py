@@ -178,7 +178,7 @@ def _floor(layer: Layer, device: Device, block_heads: int) -> float:
         max(cost["floor"], cost["tensor"] * device.mma_cycles / MMA_CYCLES)
         for costs in budgets.values()
         for name, cost in costs.items()
-        if name.startswith(start) and name.endswith(end)
+        if name.startswith(start) and name.endswith(end) and "floor" in cost
     )
 
 

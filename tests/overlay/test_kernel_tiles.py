@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How kernels are launched: from shapes and devices alone."""
 
+import json
 import types
+from pathlib import Path
 
 import interpreted
 import pytest
@@ -105,6 +107,24 @@ def test_every_kernel_has_tiles_for_every_family() -> None:
         assert list(choices) == sorted(choices)
         for tile in choices.values():
             assert tile.warps <= tile.block_entries / 8
+
+
+@pytest.mark.parametrize(("kernel", "kind"), [("DECODE_V4", "V4, "), ("DECODE_V32", "V3.2, ")])
+def test_an_entry_is_planned_to_take_what_its_machine_code_takes_at_least(
+    kernel: str, kind: str
+) -> None:
+    budgets = Path(__file__).parents[2] / "benchmarks" / "kernel_budget.json"
+    costs = json.loads(budgets.read_text(encoding="utf-8")).values()
+    for family in tiles.Family:
+        for heads, tile in tiles.TABLE[tiles.Kernel[kernel], family].items():
+            floors = [
+                cost["floor"]
+                for several in costs
+                for name, cost in several.items()
+                if name.startswith(f"{family.value} {kind}") and name.endswith(f", {heads} heads")
+                if "floor" in cost
+            ]
+            assert max(floors) == pytest.approx(tile.entry_cycles, rel=0.05)
 
 
 @pytest.mark.parametrize(
