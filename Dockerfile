@@ -3,7 +3,7 @@
 #
 #   docker build --build-context sources=DIR --output dist .
 #
-# README.md, "On a build farm", has the arguments and what DIR holds.
+# docs/howto/farm.md has the arguments and what DIR holds.
 
 # Any Debian or Ubuntu with Python 3.11 or newer; before Debian 13 and Ubuntu 24.04 there is no
 # rustup, so RUST must be empty. Its CUDA toolkit is used if it is of the version torch was built

@@ -15,6 +15,8 @@ from triton.compiler import ASTSource
 from benchmarks import sass
 
 WARP = 32
+# An SM of SM12x: registers, shared memory and what each program's share costs of it, warps.
+REGISTERS, SHARED, RESERVED, WARPS = 1 << 16, 100 << 10, 1 << 10, 48
 
 
 class Family(StrEnum):
@@ -60,7 +62,13 @@ class Measured:
     that 16-byte loads can have fetched. `narrow`: other loads from global memory a thread and turn,
     those of indices and scales. `cycles`: issue
     cycles of an SM an entry, query and block of heads. `fp8` and `tf32`: matrix instructions of
-    these kinds.
+    these kinds. `local`: instructions of any loop that touch local memory.
+
+    `tensor`: cycles of a scheduler's tensor core an entry and query. `stalls`: the compiler's own
+    stall counts of a warp's turn, over its entries and queries. `programs`: how many fit on an SM.
+    `floor`: the least cycles of an SM an entry and query, the largest of `cycles`, `tensor` and
+    `stalls` shared among `programs`; waiting for memory comes on top. `phases`: cycles of `stalls`
+    by what they are for.
     """
 
     registers: int
@@ -71,10 +79,15 @@ class Measured:
     narrow: int
     copies: int
     barriers: int
-    spilled: int
     cycles: float
     fp8: int
     tf32: int
+    local: int
+    tensor: float
+    stalls: float
+    programs: int
+    floor: float
+    phases: Mapping[str, float]
 
 
 def measure(build: Build, capability: int) -> Measured:
@@ -84,25 +97,49 @@ def measure(build: Build, capability: int) -> Measured:
         target=GPUTarget("cuda", capability, WARP),
         options={"num_warps": build.warps, "num_stages": build.stages},
     )
-    code = sass.read_code(compiled.asm["cubin"])
+    return _measured(build, sass.read_code(compiled.asm["cubin"]), compiled.metadata.shared)
+
+
+def _measured(build: Build, code: sass.Code, shared: int) -> Measured:
     loop = code.hot
-    useful = 2 * build.heads * build.width * build.entries * build.queries
+    turn = build.entries * build.queries
+    useful = 2 * build.heads * build.width * turn
     loads = loop.loads
     wide = 16 * loads[16] * build.warps * WARP / (build.entries * build.entry_bytes)
+    # Warps of a program that share a scheduler.
+    warps = build.warps / sass.SCHEDULERS
+    cycles, tensor = len(loop.code) * warps / turn, loop.tensor * warps / turn
+    stalls = loop.stalls / turn
+    programs = programs_per_sm(code.registers, shared, build.warps)
+    phases = dict.fromkeys(sass.Work, 0.0)
+    for phase in loop.phases:
+        phases[phase.work] += phase.stalls / turn
     return Measured(
         registers=code.registers,
         stack=code.stack,
-        shared=compiled.metadata.shared,
+        shared=shared,
         mma_ratio=loop.flop * build.warps / useful,
         wide=min(wide, 1.0),
         narrow=sum(loads.values()) - loads[16],
         copies=loop.count("LDGSTS"),
         barriers=loop.count("BAR"),
-        spilled=loop.count(*sass.LOCAL),
-        cycles=len(loop.code) * build.warps / sass.SCHEDULERS / build.entries / build.queries,
+        cycles=cycles,
         fp8=loop.count("QMMA"),
         tf32=sum("TF32" in instruction.name for instruction in loop.code),
+        local=max(one.count(*sass.LOCAL) for one in code.loops),
+        tensor=tensor,
+        stalls=stalls,
+        programs=programs,
+        floor=max(cycles, tensor, stalls / programs),
+        phases={work.value: round(cycles, 1) for work, cycles in phases.items()},
     )
+
+
+def programs_per_sm(registers: int, shared: int, warps: int) -> int:
+    """How many programs an SM holds: 64 Ki registers, 100 KiB less 1 each, 48 warps."""
+    by_registers = REGISTERS // (-(-registers * WARP // 256) * 256 * warps)
+    by_shared = SHARED // (shared + RESERVED)
+    return max(1, min(by_registers, by_shared, WARPS // warps))
 
 
 def _source(build: Build) -> ASTSource:

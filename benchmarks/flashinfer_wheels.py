@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write down what FlashInfer's published wheels have for sparse MLA on SM12x.
 
-python build.py doctor makes the environment; then, with its Python (.venv/recipe-*/bin/python):
+With a Python that has the recipe's packages (.venv/recipe-*/bin/python or the tests'):
 PYTHON -m benchmarks.flashinfer_wheels, or --check to compare and write nothing. Of each wheel its
 list of files and a few small ones are read by ranges; nothing of upstream's text is kept, only
 names, sizes, hashes and the table of shapes. tests/overlay/flashinfer_wheels.json is the result.
@@ -12,29 +12,21 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-import io
 import json
 import re
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recipe.bases.catalog import RemoteFile
 from recipe.bases.download import Link, list_files
+from recipe.bases.flashinfer import MATTERS, remote
 from recipe.bases.releases import Base, load_bases
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "tests" / "overlay" / "flashinfer_wheels.json"
 # Beside those that bases pin: both sides of where it stops to hang, and of where files moved.
 OTHERS = ("0.6.17", "0.7.1", "0.7.2")
-# What is kept of a wheel's list: whatever tells releases apart, and what vLLM imports of it.
-MATTERS = re.compile(
-    r"flashinfer/(__init__|_build_meta|decode|autotuner)\.py|flashinfer/autotuner/__init__\.py"
-    r"|flashinfer/mla/(__init__|_core)\.py|flashinfer/mla/_sparse_mla\w*\.py"
-    r"|flashinfer/mla/_sparse_mla_sm120/\w+\.py|flashinfer/data/csrc/sparse_mla_sm120.*"
-)
 DISPATCH = re.compile(r"_DECODE_(\w+)_DISPATCH")
 READ = re.compile(
     r"flashinfer/(_build_meta|decode|autotuner|autotuner/__init__|mla/_sparse_mla_sm120.*)\.py"
@@ -59,10 +51,6 @@ def flashinfer_pin(base: Base, wheels: dict[str, Link]) -> str:
     if found is None:
         sys.exit(f"the wheel of {base.tag} requires no fixed flashinfer-python")
     return found[1]
-
-
-def remote(link: Link) -> zipfile.ZipFile:
-    return zipfile.ZipFile(io.BufferedReader(RemoteFile(link.url), 1 << 18))
 
 
 def facts_of(link: Link) -> dict[str, Any]:

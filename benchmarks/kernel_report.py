@@ -33,26 +33,16 @@ REGRESSION, TOOL_MISSING = 6, 8
 # A compiler of the same version gives the same code; this leaves room for its patch releases.
 SLACK = 1.03
 SHARED_LIMIT = 99 * 1024
-# Bytes a thread: with 32 heads all 255 registers are taken.
-STACK_LIMIT = 64
-# Instructions of the loop that touch it, of more than 1200.
-SPILLED = {"3.6": 0}
-SPILLED_LIMIT = 16
 # Beside attention none has a stack, but for two with 3.7 on sm_121.
 OTHERS_STACK = {"3.7": 16}
-# Issue cycles an entry for a block of 16 or 32 heads; a block of V3.2's has 15 % more to do.
-DECODE_CYCLES = {16: 67.0, 32: 80.0}
-PREFILL_CYCLES = {16: 25.0, 32: 45.0}
-# Issue cycles a key and query of the indexer's; Triton 3.6 has FP8 products on sm_120 alone.
-LOGITS_CYCLES = {120: 5.0, 121: 7.0}
 HEAD = (
     "kernel", "regs", "stack", "spills", "shared KiB", "MMA done/useful", "wide loads",
-    "narrow loads", "async copies", "barriers", "cycles/entry", "at 32 heads",
+    "async copies", "barriers", "issue", "tensor", "stalls", "floor", "at 32 heads", "phases",
 )  # fmt: skip
 
 
 # What the budget holds of a kernel.
-COSTS = ("cycles", "shared", "barriers")
+COSTS = ("floor", "tensor", "shared", "barriers", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +59,11 @@ def goals_missed(capability: int, build: Build, found: Measured, version: str) -
     if build.family != "attention":
         return others_missed(capability, build, found, version)
     prefill = "prefill" in build.label
-    cycles = (PREFILL_CYCLES if prefill else DECODE_CYCLES)[build.heads]
     limits = {
-        "stack": (found.stack, 0 if prefill else STACK_LIMIT),
         "shared memory": (found.shared, SHARED_LIMIT),
         "MMA done/useful": (found.mma_ratio, 1.0 if prefill else 1.125),
-        "cycles an entry": (found.cycles, cycles * (1.15 if "V3.2" in build.label else 1.0)),
         "barriers": (found.barriers, 40),
         "narrow loads": (found.narrow, 16),
-        "spills": (found.spilled, SPILLED.get(version, SPILLED_LIMIT)),
     }
     missed = [
         f"{name} {has:.4g} > {most:.4g}" for name, (has, most) in limits.items() if has > most
@@ -93,7 +79,7 @@ def others_missed(capability: int, build: Build, found: Measured, version: str) 
     """The same for the kernels beside attention."""
     missed = []
     most = OTHERS_STACK.get(version, 0)
-    if found.stack > most or (found.spilled and not most):
+    if found.stack > most or (found.local and not most):
         missed.append(f"stack {found.stack} > {most}")
     if found.shared > SHARED_LIMIT:
         missed.append(f"shared memory {found.shared} > {SHARED_LIMIT}")
@@ -103,8 +89,6 @@ def others_missed(capability: int, build: Build, found: Measured, version: str) 
         missed.append("no asynchronous copies")
     if found.tf32:
         missed.append("products in TF32")
-    if build.family == "logits" and found.cycles > LOGITS_CYCLES[capability]:
-        missed.append(f"cycles a key {found.cycles:.4g} > {LOGITS_CYCLES[capability]}")
     if build.family != "prenorm" and found.mma_ratio > 1:
         missed.append(f"MMA done/useful {found.mma_ratio:.4g} > 1")
     if build.family != "prenorm" and capability == 120 and not found.fp8:
@@ -126,13 +110,20 @@ def row(result: Result) -> tuple[str, ...]:
     build, found = result.build, result.found
     whole = "–"
     if build.family == "attention":
-        whole = f"{found.cycles * max(1, 32 // build.heads):.1f}"
+        whole = f"{found.floor * max(1, 32 // build.heads):.1f}"
     return (
-        build.label, str(found.registers), str(found.stack), str(found.spilled),
-        f"{found.shared / 1024:.1f}",
-        f"{found.mma_ratio:.3f}", f"{found.wide:.0%}", str(found.narrow), str(found.copies),
-        str(found.barriers), f"{found.cycles:.1f}", whole,
+        build.label, str(found.registers), str(found.stack), str(found.local),
+        f"{found.shared / 1024:.1f}", f"{found.mma_ratio:.3f}", f"{found.wide:.0%}",
+        str(found.copies), str(found.barriers), f"{found.cycles:.1f}", f"{found.tensor:.1f}",
+        f"{found.stalls:.1f}", f"{found.floor:.1f}", whole, phases(result),
     )  # fmt: skip
+
+
+def phases(result: Result) -> str:
+    """Dequantise, QK, softmax, PV; where nothing is dequantised the first is waiting for copies."""
+    if result.build.family != "attention":
+        return "–"
+    return " + ".join(f"{cycles:.0f}" for cycles in result.found.phases.values())
 
 
 def find_overlay() -> None:

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vllm.sm12x.kernels.decode_v4 import decode_v4_kernel
-from vllm.sm12x.kernels.decode_v32 import decode_v32_kernel
+from vllm.sm12x.kernels.decode_kernel import decode_kernel
 from vllm.sm12x.kernels.prefill import prefill_kernel
 from vllm.sm12x.kernels.tiles import TABLE, Family, Kernel, Tile
 
@@ -55,14 +54,18 @@ def _decode(
     v4 = rope is None
     rope = rope or 0
     heads, width = tile.block_heads, 512 + rope
-    constants: dict[str, Any] = {"PAGE": 64, "EXTRA_PAGE": extra_page or 1, "SPLIT": splits > 1}
-    if not v4:
-        constants["ROPE"] = rope
+    constants: dict[str, Any] = {
+        "V4": v4,
+        "PAGE": 64,
+        "EXTRA_PAGE": extra_page or 1,
+        "ROPE": rope,
+        "SPLIT": splits > 1,
+    }
     scopes = {"": True, "extra_": extra_page > 0}
     written = ("out_ptr", "bf16") if splits == 1 else ("partial_ptr", "fp32")
     return Build(
         label=f"{name}, {heads} heads",
-        kernel=decode_v4_kernel if v4 else decode_v32_kernel,
+        kernel=decode_kernel,
         pointers={
             "q_ptr": "bf16",
             "sink_ptr": "fp32" if v4 else None,

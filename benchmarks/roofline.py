@@ -2,9 +2,11 @@
 """Predicted time of sparse attention per layer, for models and devices that aren't here.
 
 python -m benchmarks.roofline [--write-docs | --check] [--json]. A prediction isn't a measurement:
-it is the largest of what memory, tensor cores and instruction issue need by themselves, and a fixed
-cost per launch. Issue cycles are those of benchmarks/kernel_budget.json, launches those of
-kernels/tiles.py.
+it is the longest of what memory, L2, tensor cores and a program's own instructions need by
+themselves, and a fixed cost per launch. Instructions count by the floors in
+benchmarks/kernel_budget.json, which are bounds: no SM can be sooner done with a tile. Peaks of
+devices are their makers'. How fast L2 is, how long memory takes to answer, what a launch and a
+program's start cost are guesses, and so are the times that they decide.
 """
 
 from __future__ import annotations
@@ -19,19 +21,22 @@ from typing import TYPE_CHECKING
 
 from benchmarks import tables
 from benchmarks.kernel_report import BUDGET, DOCUMENT, REGRESSION, find_overlay
+from benchmarks.sass import MMA_CYCLES
 
 if TYPE_CHECKING:
     from vllm.sm12x.kernels.tiles import Plan
 
-TRITON = "3.6"
 # What a small kernel takes inside a captured graph even if it does nothing.
 LAUNCH_US = 2.0
 # Cycles before a program's first tile and after its last: queries, first copies, output.
 START_CYCLES = 3000
-ROWS = (1, 32)
+# Seconds between a copy's issue and its bytes, and bytes that an SM gets of L2 a cycle.
+LATENCY = 0.8e-6
+L2_BYTES_PER_CYCLE = 32
+ROWS = (1, 32, 256)
 HEAD = (
-    "layer", "heads", "rows", "KiB", "programs", "memory µs", "MMA µs", "issue µs",
-    "bound", "predicted µs",
+    "layer", "heads", "rows", "KiB", "programs", "memory µs", "L2 µs", "MMA µs", "floor µs",
+    "longest", "over DRAM", "predicted µs",
 )  # fmt: skip
 
 
@@ -46,6 +51,7 @@ class Device:
     mma: float
     clock: float
     l2_bytes: int
+    mma_cycles: int = 16
 
 
 DEVICES = (
@@ -59,7 +65,7 @@ DEVICES = (
     ),
     Device(
         name="RTX 5090", capability=120, bandwidth=1792e9, sms=170, mma=210e12, clock=2.41e9,
-        l2_bytes=96 << 20,
+        l2_bytes=96 << 20, mma_cycles=32,
     ),
 )  # fmt: skip
 
@@ -93,12 +99,16 @@ class Bound(StrEnum):
 
     MEMORY = "memory"
     MMA = "MMA"
-    ISSUE = "issue"
+    L2 = "L2"
+    FLOOR = "floor"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Times in microseconds; `total` is the longest of the three and the launches."""
+    """Times in microseconds; `total` is the longest of the four and the launches.
+
+    `over_dram` is the longest over what DRAM alone would take at its full bandwidth.
+    """
 
     layer: str
     device: str
@@ -107,9 +117,11 @@ class Prediction:
     bytes: int
     programs: int
     memory: float
+    l2: float
     mma: float
-    issue: float
+    floor: float
     bound: Bound
+    over_dram: float
     total: float
 
 
@@ -123,12 +135,18 @@ def predict(layer: Layer, device: Device, plan: Plan, *, heads: int, rows: int) 
     programs = rows * plan.head_blocks * plan.splits
     tile = plan.tile
     tiles = sum(-(-width // tile.block_entries) for width in layer.widths)
+    each = -(-tiles // plan.splits) * tile.block_entries
     turns = -(-programs // (device.sms * tile.ctas_per_sm))
-    work = -(-tiles // plan.splits) * tile.block_entries * _cycles(layer, device, tile.block_heads)
+    work = each * _floor(layer, device, tile.block_heads) + START_CYCLES
+    # Every block of heads reads a row's entries; a tile of each program is on its way at a time.
+    read = rows * plan.head_blocks * entries * layer.entry_bytes
+    active = min(programs, device.sms * tile.ctas_per_sm)
+    flow = active * tile.block_entries * layer.entry_bytes / LATENCY
     times = {
-        Bound.MEMORY: moved / device.bandwidth,
+        Bound.MEMORY: moved / min(device.bandwidth, flow),
+        Bound.L2: read / (active * L2_BYTES_PER_CYCLE * device.clock),
         Bound.MMA: 2 * rows * heads * (layer.width + 512) * entries / device.mma,
-        Bound.ISSUE: turns * (work + START_CYCLES) / device.clock,
+        Bound.FLOOR: turns * work / device.clock,
     }
     bound = max(times, key=lambda limit: times[limit])
     launches = 2 if plan.splits > 1 else 1
@@ -141,21 +159,25 @@ def predict(layer: Layer, device: Device, plan: Plan, *, heads: int, rows: int) 
         bytes=moved,
         programs=programs,
         memory=micros[Bound.MEMORY],
+        l2=micros[Bound.L2],
         mma=micros[Bound.MMA],
-        issue=micros[Bound.ISSUE],
+        floor=micros[Bound.FLOOR],
         bound=bound,
+        over_dram=times[bound] * device.bandwidth / moved,
         total=micros[bound] + launches * LAUNCH_US,
     )
 
 
-def _cycles(layer: Layer, device: Device, block_heads: int) -> float:
-    """Issue cycles an entry, the worst of the kernels that serve such a layer."""
-    budget: dict[str, dict[str, float]] = json.loads(BUDGET.read_text(encoding="utf-8"))[TRITON]
+def _floor(layer: Layer, device: Device, block_heads: int) -> float:
+    """The least cycles an entry, the worst of the kernels and compilers that serve such a layer."""
+    budgets: dict[str, dict[str, dict[str, float]]]
+    budgets = json.loads(BUDGET.read_text(encoding="utf-8"))
     kind = "V4" if layer.entry_bytes == 584 else "V3.2"
-    start, end = f"sm_{device.capability} {kind}", f", {block_heads} heads"
+    start, end = f"sm_{device.capability} {kind}, ", f", {block_heads} heads"
     return max(
-        cost["cycles"]
-        for name, cost in budget.items()
+        max(cost["floor"], cost["tensor"] * device.mma_cycles / MMA_CYCLES)
+        for costs in budgets.values()
+        for name, cost in costs.items()
         if name.startswith(start) and name.endswith(end)
     )
 
@@ -178,8 +200,8 @@ def predictions(device: Device) -> Iterator[Prediction]:
 def row(found: Prediction) -> tuple[str, ...]:
     return (
         found.layer, str(found.heads), str(found.rows), f"{found.bytes / 1024:.0f}",
-        str(found.programs), f"{found.memory:.2f}", f"{found.mma:.2f}", f"{found.issue:.2f}",
-        found.bound, f"{found.total:.1f}",
+        str(found.programs), f"{found.memory:.2f}", f"{found.l2:.2f}", f"{found.mma:.2f}",
+        f"{found.floor:.2f}", found.bound, f"{found.over_dram:.1f}", f"{found.total:.1f}",
     )  # fmt: skip
 
 

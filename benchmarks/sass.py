@@ -3,6 +3,11 @@
 
 No GPU is needed. Counts are per warp: an instruction of a warp is one issue slot of its scheduler,
 and an SM has four schedulers.
+
+Beside each instruction the compiler writes when its warp may issue the next: a stall count, a hint
+to yield, and barriers that loads and the like set and later instructions wait for. NVIDIA documents
+none of it. What bears the reading out: matrix instructions that have nothing else between them
+stand 16 apart, which tests look at, and no barrier is waited for that nothing sets.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +29,8 @@ SCHEDULERS = 4
 LINE = re.compile(
     r"\s*/\*(?P<address>[0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?(?P<op>[A-Z][\w.]*)\s*(?P<rest>[^;]*);"
 )
+# The second word of an instruction stands alone on the line after it.
+CONTROL = re.compile(r"\s*/\* 0x(?P<word>[0-9a-f]{16}) \*/\s*$")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 TARGET = re.compile(r"0x([0-9a-f]+)")
 # m, n, k of a matrix instruction, by the digits in its name.
@@ -33,6 +41,10 @@ MMA_SHAPES = {
     "16864": (16, 8, 64),
 }
 MMA = ("HMMA", "QMMA", "IMMA", "OMMA")
+# Cycles that a scheduler's tensor core takes for one of them; an RTX 5090's takes twice as long
+# where sums are float32.
+MMA_CYCLES = 16
+NO_BARRIER = 7
 GLOBAL_LOADS = ("LDG", "LDGSTS")
 LOCAL = ("LDL", "STL")
 
@@ -43,11 +55,20 @@ class ToolError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """One instruction: its address, its name with all suffixes, and its operands."""
+    """One instruction: its address, its name with all suffixes, its operands, its control word.
+
+    `stall`: cycles until its warp may issue again. `yields`: whether another warp should go next.
+    `sets`: barriers that it sets, for its result or for having read its operands. `waits`: those it
+    waits for.
+    """
 
     address: int
     name: str
     operands: str
+    stall: int = 0
+    yields: bool = False
+    sets: frozenset[int] = frozenset()
+    waits: frozenset[int] = frozenset()
 
     @property
     def kind(self) -> str:
@@ -74,6 +95,24 @@ class Instruction:
         return 2 * m * n * k
 
 
+class Work(StrEnum):
+    """What a stretch of an attention loop is for."""
+
+    LOAD = "dequantise"
+    QK = "QK"
+    SOFTMAX = "softmax"
+    PV = "PV"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """What lies between two barriers of all warps, which do it at the same time."""
+
+    work: Work
+    stalls: int
+    products: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Loop:
     """The instructions from a backward branch's target to the branch."""
@@ -86,6 +125,40 @@ class Loop:
     @property
     def flop(self) -> int:
         return sum(instruction.flop for instruction in self.code)
+
+    @property
+    def stalls(self) -> int:
+        """The least cycles that a warp needs for a turn, if nothing keeps it waiting."""
+        return sum(instruction.stall for instruction in self.code)
+
+    @property
+    def tensor(self) -> int:
+        """Cycles of a scheduler's tensor core for a warp's turn."""
+        return MMA_CYCLES * self.count(*MMA)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The loop cut at its barriers. Products before the powers are QK's, those after PV's."""
+        parts: list[list[Instruction]] = [[]]
+        for instruction in self.code:
+            parts[-1].append(instruction)
+            if instruction.kind == "BAR":
+                parts.append([])
+        counts = [sum(i.kind in MMA for i in part) for part in parts]
+        powers = [i for i, part in enumerate(parts) if any("EX2" in one.name for one in part)]
+        first = next((i for i, count in enumerate(counts) if count), len(parts))
+        middle = powers[-1] if powers else len(parts)
+        found = []
+        for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
+            if count:
+                work = Work.QK if i <= middle and i != len(parts) - 1 else Work.PV
+            elif i < first:
+                work = Work.LOAD
+            else:
+                work = Work.SOFTMAX if i <= middle or any(counts[i:]) else Work.PV
+            stalls = sum(instruction.stall for instruction in part)
+            found.append(Phase(work=work, stalls=stalls, products=count))
+        return tuple(found)
 
     @property
     def loads(self) -> Counter[int]:
@@ -106,7 +179,7 @@ class Code:
         """The most expensive of the loops; a kernel over two scopes has two."""
         if not self.loops:
             raise ToolError("no loop with matrix instructions in this kernel")
-        return max(self.loops, key=lambda loop: len(loop.code))
+        return max(self.loops, key=lambda loop: (loop.stalls, len(loop.code)))
 
 
 def read_code(cubin: bytes) -> Code:
@@ -127,13 +200,39 @@ def read_code(cubin: bytes) -> Code:
 
 
 def parse(listing: str) -> list[Instruction]:
-    """The instructions of a listing as `cuobjdump -sass` prints it."""
-    found = (LINE.match(line) for line in listing.splitlines())
-    return [
-        Instruction(address=int(m["address"], 16), name=m["op"], operands=m["rest"])
-        for m in found
-        if m
-    ]
+    """The instructions of a listing as `cuobjdump -sass` prints it, with their control words."""
+    instructions: list[Instruction] = []
+    for line in listing.splitlines():
+        if m := LINE.match(line):
+            address = int(m["address"], 16)
+            instructions.append(Instruction(address=address, name=m["op"], operands=m["rest"]))
+        elif instructions and (m := CONTROL.match(line)):
+            instructions[-1] = _controlled(instructions[-1], int(m["word"], 16))
+    check_control(instructions)
+    return instructions
+
+
+def _controlled(instruction: Instruction, word: int) -> Instruction:
+    sets = {word >> shift & 7 for shift in (46, 49)} - {NO_BARRIER}
+    return replace(
+        instruction,
+        stall=word >> 41 & 15,
+        yields=not word >> 45 & 1,
+        sets=frozenset(sets),
+        waits=frozenset(i for i in range(6) if word >> 52 + i & 1),
+    )
+
+
+def check_control(code: Sequence[Instruction]) -> None:
+    """Raise ToolError where control words can't mean what this module takes them for."""
+    for instruction in code:
+        # Only what takes an unknown time may set a barrier, and there are six.
+        if any(barrier > 5 for barrier in instruction.sets):
+            raise ToolError(f"no barrier has such a number: {instruction}")
+    set_ = frozenset().union(*(instruction.sets for instruction in code))
+    waited = frozenset().union(*(instruction.waits for instruction in code))
+    if waited - set_:
+        raise ToolError(f"barriers {sorted(waited - set_)} are waited for and never set")
 
 
 def innermost_loops(code: Sequence[Instruction]) -> Iterator[Loop]:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
+
+from packaging.tags import sys_tags
+from packaging.utils import parse_wheel_filename
 
 
 def summary(report: dict[str, Any], wheel: Path) -> str:
@@ -21,8 +25,15 @@ def summary(report: dict[str, Any], wheel: Path) -> str:
         lines += [f"  {sentence}" for sentence in report["not_in_this_wheel"]]
     lines.append(f"sha256     {report['sha256']}")
     lines.append(f"wheel      {wheel}")
-    lines.append(f"  pip install --no-deps {wheel}")
+    lines.append(f"  {install_line(wheel)}")
     return "\n".join(lines)
+
+
+def install_line(wheel: Path) -> str:
+    """What installs the wheel and all that it needs, torch too, where it fits this machine."""
+    if set(parse_wheel_filename(wheel.name)[3]).isdisjoint(sys_tags()):
+        return f"on the machine that it is for: pip install {shlex.quote(wheel.name)}"
+    return f"pip install {shlex.quote(str(wheel))}"
 
 
 def test_line(tests: dict[str, Any]) -> str:

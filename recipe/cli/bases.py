@@ -12,6 +12,7 @@ from recipe.cli.options import verb
 from recipe.ground.project import Project
 
 if TYPE_CHECKING:
+    from recipe.bases.flashinfer import Told
     from recipe.compile.deepgemm import DeepGemm
 
 
@@ -52,6 +53,7 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
     from dataclasses import asdict
     from itertools import pairwise
 
+    from recipe.bases import flashinfer
     from recipe.compile import deepgemm
     from recipe.follow.moved import moved
     from recipe.series.topics import read_series
@@ -70,12 +72,28 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
     carried = {base.tag: deepgemm_of(project, base) for base in map(bases.find, options.tags)}
     for tag, one in carried.items():
         lines += [tag, *(f"  {line}" for line in deepgemm.as_lines(one))]
+    served = {base.tag: paths_of(project, base) for base in map(bases.find, options.tags)}
+    for tag, told in served.items():
+        lines += [tag, *(f"  {line}" for line in flashinfer.as_lines(told))]
     show(options, "\n".join(lines))
     return {
         "pinned": options.tags,
         "moved": [asdict(move) for move in found],
         "deepgemm": {tag: deepgemm.as_json(one) for tag, one in carried.items()},
+        "paths": {tag: flashinfer.as_json(told) for tag, told in served.items()},
     }
+
+
+def paths_of(project: Project, base: Base) -> Told:
+    """Who serves each model on SM12x in a release that was just pinned."""
+    from recipe.bases import flashinfer
+    from recipe.bases.sources import from_sdists, store_of
+
+    commit, store = from_sdists(project, [base], offline=True)[base.tag], store_of(project)
+    overlay = project.root / "overlay" / "vllm"
+    return flashinfer.tell(
+        overlay, str(base.version), lambda path: store.read(commit, path).decode()
+    )
 
 
 def deepgemm_of(project: Project, base: Base) -> DeepGemm:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from recipe.bases.releases import DEFAULT_ARCH, Base, Bases
 from recipe.build import pipeline
+from recipe.cli.steps import steps
 from recipe.compile.native.choice import Choice, Kind
 from recipe.compile.native.wanted import NativeOptions
 from recipe.ground import run
@@ -16,14 +16,21 @@ from recipe.ground.errors import TestsFailed
 from recipe.ground.log import Log, say
 from recipe.ground.project import Project
 
-PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks"]
-
 
 def run_suite(
-    project: Project, bases: Bases, chosen: list[Base], *, torch: str | None, pytest: list[str]
+    project: Project,
+    bases: Bases,
+    chosen: list[Base],
+    *,
+    torch: str | None,
+    pytest: list[str],
+    only: list[str],
 ) -> dict[str, Any]:
-    """Run everything, then fail if anything did: one run shows all there is to mend."""
-    commands = steps(pytest)
+    """Run everything, then fail if anything did: one run shows all there is to mend.
+
+    only: these steps alone; all where it is empty.
+    """
+    commands = {name: one for name, one in steps(pytest).items() if not only or name in only}
     failed = []
     for name, command in commands.items():
         if run.show(command, cwd=project.root, env={}) != 0:
@@ -43,22 +50,12 @@ def run_suite(
     if failed:
         raise TestsFailed(
             f"failed: {', '.join(failed)}",
-            next="python build.py test -- -x -k NAME   # one of the tests named above",
+            next=f"python build.py test --step {failed[0]}"
+            if failed[0] in commands and failed[0] != "recipe"
+            else "python build.py test --step recipe -- -x -k NAME   # a test named above",
         )
     say("all passed")
     return {"steps": list(commands), "wheels": wheels}
-
-
-def steps(pytest: list[str]) -> dict[str, list[str]]:
-    """The commands of the suite by name; pytest: what it is given in the place of all tests."""
-    module = [sys.executable, "-m"]
-    return {
-        "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
-        "lint": [*module, "ruff", "check", *PYTHON_CODE],
-        "imports": [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
-        "types": [*module, "mypy"],
-        "recipe": [*module, "pytest", *(pytest or ["tests/recipe", "tests/integration"])],
-    }
 
 
 def test_base(project: Project, bases: Bases, base: Base, torch: str | None) -> dict[str, Any]:

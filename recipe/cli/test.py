@@ -8,6 +8,7 @@ from typing import Any
 
 from recipe.bases.releases import Bases, load_bases
 from recipe.cli.options import add_torch, verb
+from recipe.cli.steps import steps
 from recipe.ground.project import Project
 
 
@@ -20,6 +21,13 @@ def add_test(verbs: Any, name: str) -> None:
         help="also build this base's wheel and test it; may be repeated; all for every base",
     )
     add_torch(parser)
+    parser.add_argument(
+        "--step",
+        action="append",
+        default=[],
+        choices=tuple(steps([])),
+        help="only this step; may be repeated",
+    )
     parser.add_argument("pytest", nargs="*", help="after --: what to pass to pytest")
 
 
@@ -31,4 +39,11 @@ def run_test(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     if names == ["all"]:
         names = [base.tag for base in bases.releases]
     chosen = [bases.find(name) for name in names]
-    return run_suite(project, bases, chosen, torch=options.test_torch, pytest=options.pytest)
+    return run_suite(
+        project,
+        bases,
+        chosen,
+        torch=options.test_torch,
+        pytest=options.pytest,
+        only=options.step,
+    )

@@ -31,9 +31,10 @@ ISOLATED = {
     "LC_ALL": "C",
 }
 
-# Nor may attributes, the user's or those of a tree: what is written is what the commit holds.
+# Nor may attributes, the user's or those of a tree: what is written is what the commit holds. A
+# person's own git works in these trees as well, and -text is what keeps its core.autocrlf out.
 ATTRIBUTES = (
-    "* !text !eol !ident !filter !working-tree-encoding !export-ignore !export-subst !diff "
+    "* -text !eol !ident !filter !working-tree-encoding !export-ignore !export-subst !diff "
     "!whitespace !merge\n"
 )
 

@@ -242,5 +242,5 @@ def malformed(path: str, line: int, why: str) -> ConfigError:
     return ConfigError(
         f"patches/{path}:{line}: {why}",
         means="Nothing was applied.",
-        next=f"mend the header of patches/{path} (the trailers are described in README.md)",
+        next=f"mend the header of patches/{path} (docs/concepts/series.md has the trailers)",
     )

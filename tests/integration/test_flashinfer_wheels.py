@@ -11,8 +11,9 @@ from typing import Any, Optional
 
 import pytest
 
-from benchmarks.flashinfer_wheels import KEPT, gather, remote, render
+from benchmarks.flashinfer_wheels import KEPT, gather, render
 from recipe.bases.download import Link, list_files
+from recipe.bases.flashinfer import remote
 from tests.overlay.flashinfer_wheels import PREDICATE, WHEELS
 
 TABLE = "_DECODE_DSV4_DISPATCH"

@@ -153,6 +153,15 @@ def test_einsum_reads_float8_e8m0fnu() -> None:
     torch.testing.assert_close(given["out"].double(), expected, rtol=1e-2, atol=1e-1)
 
 
+def test_prenorm_without_columns_has_sums_of_squares_all_the_same() -> None:
+    given = connection()
+    m, k = given["x"].shape
+    given |= {"fn": torch.empty(0, k), "out": torch.empty(2, m, 0)}
+    deep_gemm.tf32_hc_prenorm_gemm(**given)
+    _, squares = einsum.hc_prenorm(given["x"], given["fn"])
+    torch.testing.assert_close(given["sqrsum"].sum(0).double(), squares, rtol=1e-6, atol=0)
+
+
 def test_prenorm_writes_parts_or_the_whole() -> None:
     given = connection()
     deep_gemm.tf32_hc_prenorm_gemm(**given)

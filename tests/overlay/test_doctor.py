@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flashinfer_wheels import install
 from vllm.sm12x import envs
 from vllm.sm12x.doctor import binaries, machine
 from vllm.sm12x.doctor import report as doctor
@@ -39,6 +40,8 @@ def facts(**changes: Any) -> Facts:
             "flashinfer-python": "0.7.2",
         },
         "flashinfer": KERNELS,
+        "flashinfer_shapes": None,
+        "flashinfer_unusable": "",
         "deep_gemm": DeepGemm(installed=True, kernels=True),
         "extensions": (Extension(name="_C.abi3.so", sass=("90a", "120"), ptx=()),),
         "examined": True,
@@ -178,26 +181,65 @@ def test_a_flashinfer_that_can_hang_is_advised_against_where_it_is_used() -> Non
     assert "0.6.18" in advice_for(found, forced=False)
 
 
+def taken(found: Facts, device: Device, forced: bool | None = None) -> dict[str, Route]:
+    """The path of each model that is there, without speculative decoding."""
+    return {
+        row.model: row.choice.path
+        for row in choices(found, device, forced)
+        if not row.speculation and "no such model" not in row.choice.why
+    }
+
+
 def test_paths_are_those_that_support_decides() -> None:
-    newest = choices(facts(), GB10, None)
-    assert {c.path for c in newest.values()} == {Route.UPSTREAM}
-    before = facts(
-        versions=versions(vllm="0.30.0"),
-        flashinfer=FlashInfer(
-            version="0.6.18.post1", kernels=True, hangs=False, without_rope=False
-        ),
-    )
-    found = [c.path for c in choices(before, GB10, None).values()]
-    assert found == [Route.UPSTREAM, Route.UPSTREAM, Route.TRITON]
+    newest = taken(facts(), GB10)
+    triton = {name for name, path in newest.items() if path is Route.TRITON}
+    assert {name.removeprefix("GLM-5.2 with ") for name in triton} == {
+        "1024 picks a row",
+        "decode context parallelism",
+    }
+    assert {newest[name] for name in set(newest) - triton} == {Route.UPSTREAM}
     old = facts(
         versions=versions(vllm="0.20.2"),
         flashinfer=FlashInfer(version="0.6.8", kernels=False, hangs=False),
     )
-    assert {c.path for c in choices(old, GB10, None).values()} == {Route.TRITON}
-    assert {c.path for c in choices(old, GB10, False).values()} == {Route.NONE}
+    with_dcp = {name for name in taken(old, GB10) if "context parallelism" in name}
+    for forced, path in ((None, Route.TRITON), (False, Route.NONE)):
+        found = taken(old, GB10, forced)
+        assert {found[name] for name in set(found) - with_dcp} == {path}
     assert "Nothing can serve DeepSeek V4" in advice_for(old, forced=False)
-    assert {c.path for c in choices(facts(), H100, True).values()} == {Route.UPSTREAM}
-    assert choices(facts(versions=versions(vllm=None)), GB10, None) == {}
+    assert set(taken(facts(), H100, True).values()) == {Route.UPSTREAM}
+    assert choices(facts(versions=versions(vllm=None)), GB10, None) == ()
+
+
+def test_a_machine_that_cannot_compile_flashinfers_kernels_takes_triton() -> None:
+    found = facts(flashinfer_unusable="vLLM uses no FlashInfer here")
+    assert set(taken(found, GB10).values()) == {Route.TRITON}
+    assert "flashinfer-cubin: vLLM uses no FlashInfer here" in advice_for(found)
+
+
+def test_what_flashinfer_compiles_with_is_looked_for_as_vllm_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VLLM_HAS_FLASHINFER_CUBIN", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if not Path("/usr/local/cuda/bin/nvcc").exists():
+        assert "neither nvcc nor flashinfer-cubin" in machine.without_compiler()
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\n", encoding="utf-8")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert machine.without_compiler() == ""
+
+
+def test_models_with_the_same_path_are_told_together() -> None:
+    (same,) = [line for line in doctor.path_lines(choices(facts(), GB10, None)) if "V3.2" in line]
+    assert "DeepSeek V4-Flash, DeepSeek V4-Pro" in same and "speculative" not in same
+    table = frozenset({(64, 128), (128, 128)})
+    differs = doctor.path_lines(choices(facts(flashinfer_shapes=table), GB10, None))
+    (drafts,) = [line for line in differs if "window of 192" in line and "64 heads" in line]
+    assert "DeepSeek V4-Flash with speculative decoding" in drafts and ": triton" in drafts
 
 
 @pytest.mark.parametrize(
@@ -224,7 +266,7 @@ def test_what_stands_in_for_deepgemm_is_told_with_its_reason(
     assert choice is not None
     assert choice.path is path and why in choice.why
     assert ("GEMM: nothing can serve them" in advice_for(found, forced)) is (path is Route.NONE)
-    text = doctor.report(found, {}, choice, ())
+    text = doctor.report(found, (), choice, ())
     assert f"GEMM: {path.value}, because {choice.why}" in text
     elsewhere = choose_gemm(found, H100, forced)
     assert elsewhere is not None and elsewhere.path is Route.UPSTREAM
@@ -288,4 +330,43 @@ def test_json_is_one_document_with_everything_in_it() -> None:
     assert set(document["deep_gemm"]) == {"installed", "kernels"}
     assert bool(document["gemm_path"]) == (document["versions"]["vllm"] is not None)
     assert bool(document["paths"]) == (document["versions"]["vllm"] is not None)
+    assert document["flashinfer_shapes"] is None or document["flashinfer_shapes"]
     assert any("VLLM_TRITON_MLA_SPARSE='maybe'" in advice for advice in document["advice"])
+
+
+@pytest.mark.parametrize("version", [None, "0.33.0+sm12x.1", "0.26.0"])
+def test_a_device_that_is_not_here_can_be_asked_for(tmp_path: Path, version: str | None) -> None:
+    """With a vLLM by its metadata alone, and the FlashInfer that v0.33.0 pins."""
+    install(tmp_path, "0.7.2.post1")
+    if version:
+        metadata = tmp_path / f"vllm-{version}.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        text = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+        metadata.write_text(text, encoding="utf-8")
+    # The overlay alone: an installed vllm needs torch to be imported.
+    overlay = str(Path(__file__).parents[2] / "overlay" / "vllm")
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "vllm.sm12x.doctor", "--device", "12.1", "--json"],
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{overlay}", "PATH": os.environ["PATH"]},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert set(document) == {"schema", "device", "paths"}
+    assert (document["schema"], document["device"]) == (1, "12.1")
+    rows = document["paths"]
+    assert all(set(row) == {"model", "speculation", "path", "why"} for row in rows)
+    told = {(row["model"], row["speculation"]): row["path"] for row in rows}
+    if version is None:
+        assert told == {}
+    else:
+        assert told["DeepSeek V4-Flash", True] == told["DeepSeek V3.2", False] == "upstream"
+        newest = version.startswith("0.33")
+        assert told["GLM-5.3 (without RoPE)", False] == ("upstream" if newest else "none")
+
+
+@pytest.mark.parametrize("device", ["12", "sm_121", "12.1a", "", "-1.0", "12.10"])
+def test_what_is_no_capability_is_refused_in_one_line(device: str) -> None:
+    done = run_module(f"--device={device}")
+    assert done.returncode == 2
+    assert f"{device!r} is no capability; write it as 12.1" in done.stderr.splitlines()[-1]

@@ -108,19 +108,51 @@ def test_a_flag_has_three_values(
 
 
 @pytest.mark.parametrize(
-    ("name", "alias"),
+    ("name", "alias", "texts", "values"),
     [
-        ("VLLM_TRITON_MLA_SPARSE", "VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION"),
-        ("VLLM_TRITON_MLA_SPARSE_DUMP", "VLLM_SM120_DUMP_DEEPSEEK_V4_ATTENTION"),
+        (
+            "VLLM_TRITON_MLA_SPARSE",
+            "VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION",
+            ("1", "0"),
+            (True, False),
+        ),
+        (
+            "VLLM_TRITON_MLA_SPARSE_DUMP",
+            "VLLM_SM120_DUMP_DEEPSEEK_V4_ATTENTION",
+            ("1", "0"),
+            (True, False),
+        ),
+        (
+            "VLLM_TRITON_MLA_SPARSE_DUMP_PATH",
+            "VLLM_SM120_ATTENTION_DUMP_PATH",
+            ("/old.jsonl", "/new.jsonl"),
+            ("/old.jsonl", "/new.jsonl"),
+        ),
+        (
+            "VLLM_TRITON_MLA_SPARSE_TOPK_CHUNK_SIZE",
+            "VLLM_SM120_REFERENCE_TOPK_CHUNK_SIZE",
+            ("512", "96"),
+            (512, 96),
+        ),
+        (
+            "VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE",
+            "VLLM_SM120_REFERENCE_QUERY_CHUNK_SIZE",
+            ("64", "7"),
+            (64, 7),
+        ),
     ],
 )
 def test_older_names_are_read_where_the_new_one_is_unset(
-    monkeypatch: pytest.MonkeyPatch, name: str, alias: str
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    alias: str,
+    texts: tuple[str, str],
+    values: tuple[object, object],
 ) -> None:
-    monkeypatch.setenv(alias, "1")
-    assert envs.get(name) is True
-    monkeypatch.setenv(name, "0")
-    assert envs.get(name) is False
+    monkeypatch.setenv(alias, texts[0])
+    assert envs.get(name) == values[0]
+    monkeypatch.setenv(name, texts[1])
+    assert envs.get(name) == values[1]
 
 
 @pytest.mark.parametrize(
@@ -250,6 +282,7 @@ def test_the_description_names_every_variable_its_default_and_its_aliases() -> N
     assert [row.split("`")[1] for row in rows] == [variable.name for variable in known]
     assert all(row.split("|")[2].strip() != "None" for row in rows)
     assert "| 50 |" in rows[1]
+    assert "docs/loading.md" in rows[2]
     (row,) = envs.describe([SIZE]).splitlines()[2:]
     assert "VLLM_OLD_SIZE" in row
     assert "VLLM_OLDER_SIZE" in row

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,8 +60,8 @@ def test_no_mountinfo_means_no_mounts(tmp_path: Path) -> None:
         ("/data/my models/a.safetensors", "nfs4", Kind.NETWORK),
         ("/data/my models2/a.safetensors", "xfs", Kind.LOCAL),
         ("/data/stack/a.safetensors", "ext4", Kind.LOCAL),
-        ("/data/fuse/a.safetensors", "fuse.sshfs", Kind.UNKNOWN),
-        ("/data/fuseblk/a.safetensors", "fuseblk", Kind.UNKNOWN),
+        ("/data/fuse/a.safetensors", "fuse.sshfs", Kind.NETWORK),
+        ("/data/fuseblk/a.safetensors", "fuseblk", Kind.NETWORK),
         ("/ram/a.safetensors", "tmpfs", Kind.MEMORY),
         ("/lustre/a.safetensors", "lustre", Kind.NETWORK),
         ("/hidden/a.safetensors", "overlay with hidden layers", Kind.UNKNOWN),
@@ -84,8 +85,23 @@ def test_mountinfo_tells_file_systems_of_one_magic_apart() -> None:
 
 
 def test_an_unknown_magic_is_not_taken_for_the_local_mount_around_it(mounts: list[Mount]) -> None:
-    found = filesystem.identify("/home/a", mounts, FUSE_MAGIC)
+    found = filesystem.identify("/home/a", mounts, 0x12345678)
     assert found == FileSystem(type="", kind=Kind.UNKNOWN)
+    assert filesystem.identify("/home/a", mounts, FUSE_MAGIC).type == "fuse"
+
+
+@pytest.mark.parametrize(
+    ("mounted", "magic"),
+    [
+        ("ceph", 0x00C36400), ("gpfs", 0x47504653), ("beegfs", 0x19830326), ("lustre", 0x0BD00BD0),
+        ("cifs", 0xFE534D42), ("smb3", 0xFE534D42), ("cifs", 0xFF534D42), ("virtiofs", FUSE_MAGIC),
+        ("9p", 0x01021997), ("fuse.juicefs", FUSE_MAGIC), ("wekafs", 0x7DEA5CAF), ("nfs4", 0x6969),
+    ],
+)  # fmt: skip
+def test_cluster_file_systems_are_known_by_magic_and_name(mounted: str, magic: int) -> None:
+    mounts = filesystem.parse_mountinfo(f"1 0 0:90 / /m rw - {mounted} server:/x rw\n")
+    found = filesystem.identify("/m/a", mounts, magic)
+    assert found == FileSystem(type=mounted, kind=Kind.NETWORK)
 
 
 def test_nothing_known_at_all_is_unknown() -> None:
@@ -105,7 +121,7 @@ def test_an_overlay_is_what_its_visible_layers_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "layers"),
     [
-        ("rw,lowerdir=/a:/b,upperdir=/c,workdir=/w", ["/a", "/b", "/c"]),
+        ("rw,lowerdir=/a:/b,upperdir=/c,workdir=/w", ["/c", "/a", "/b"]),
         (r"rw,lowerdir=/a\:x:/b", ["/a:x", "/b"]),
         ("ro,lowerdir+=/a:x,lowerdir+=/b,datadir+=/d", ["/a:x", "/b", "/d"]),
         ("ro,lowerdir=/a::/data", ["/a", "/data"]),
@@ -236,6 +252,52 @@ def test_a_real_overlay_is_told_by_its_layers(
     (upper / "upper").write_bytes(b"x")
     options = f"lowerdir={lower},upperdir={upper},workdir={ram / 'work'}"
     mount(point, "-t", "overlay", "-o", options, "overlay")
-    below = filesystem.identify(str(lower), filesystem.read_mounts())
+    on = {"lower": lower, "upper": upper}[layer]
+    below = filesystem.identify(str(on / layer), filesystem.read_mounts())
     (found,) = filesystem.survey([point / layer]).filesystems
-    assert found == FileSystem(type=f"overlay on {below} and tmpfs", kind=Kind.UNKNOWN)
+    assert found == FileSystem(type=f"overlay on {below}", kind=below.kind)
+    assert (below.kind is Kind.MEMORY) == (layer == "upper")
+    # The bytes of both layers are told apart, though the overlay is one device.
+    both = filesystem.survey([point / "lower", point / "upper"])
+    assert [size for _, size in both.bytes_on] == [1, 1]
+
+
+@pytest.mark.parametrize("type_", ["ext4", "ext2", "xfs", "btrfs"])
+def test_a_real_disk_is_told_by_its_file_system(
+    tmp_path: Path, mount: Callable[..., None], type_: str
+) -> None:
+    maker = shutil.which(f"mkfs.{type_}")
+    if maker is None:
+        pytest.skip(f"needs mkfs.{type_}")
+    image, point = tmp_path / "image", tmp_path / "my models"
+    image.touch()
+    os.truncate(image, 400 << 20)
+    subprocess.run([maker, "-q", str(image)], check=True, capture_output=True)
+    point.mkdir()
+    mount(point, "-o", "loop", "-t", type_, str(image))
+    (point / "a").write_bytes(b"xyz")
+    expected = FileSystem(type=type_, kind=Kind.LOCAL)
+    assert filesystem.survey([point / "a"]).bytes_on == ((expected, 3),)
+    bound = tmp_path / "bound"
+    bound.mkdir()
+    mount(bound, "--bind", str(point))
+    (tmp_path / "link").symlink_to(bound / "a")
+    assert filesystem.survey([bound / "a", tmp_path / "link"]).bytes_on == ((expected, 6),)
+
+
+def test_a_real_file_system_in_user_space_is_told_by_its_name(tmp_path: Path) -> None:
+    if shutil.which("bindfs") is None or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("needs bindfs and /dev/fuse")
+    source, point = tmp_path / "source", tmp_path / "point"
+    source.mkdir()
+    point.mkdir()
+    (source / "a").write_bytes(b"x")
+    done = subprocess.run(["bindfs", str(source), str(point)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"may not mount here: {done.stderr.strip()}")
+    try:
+        (found,) = filesystem.survey([point / "a"]).filesystems
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    assert found.kind is Kind.NETWORK
+    assert found.type.startswith("fuse")

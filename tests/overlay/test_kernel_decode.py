@@ -336,7 +336,7 @@ def test_launches_are_at_most_two_and_the_same_whatever_tensors_hold(
     monkeypatch: pytest.MonkeyPatch, layout: Layout
 ) -> None:
     grids: list[tuple[int, ...]] = []
-    for name in ("decode_v4_kernel", "decode_v32_kernel", "merge_kernel"):
+    for name in ("decode_kernel", "merge_kernel"):
         monkeypatch.setattr(decode, name, Launches(getattr(decode, name), grids))
     cache = cache_of(layout, 1, 64)
     q, indices = noise(1, 8, layout.head_dim), picks(1, 128, below=64)

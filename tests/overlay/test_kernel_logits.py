@@ -133,8 +133,22 @@ def test_lengths_of_zero_write_nothing_and_wrong_ones_stop_at_the_last_column(ti
     q = noise(4, 1, 8, 32).to(E4M3)
     table = numbers([0, 1], [STALE, -STALE], [5, STALE], [1, 0])
     lengths = numbers([100], [0], [-3], [100000])
-    # Past two pages the table has no entry: the reference would look for one.
     decode(q, cache_of(3, 64, 32), lengths, table, columns=128, tiled=tiled)
+
+
+@KERNELS
+def test_a_context_that_reaches_past_the_table_has_no_logits_there(tiled: bool) -> None:
+    """Finite ones would be taken for tokens; of a page that isn't there nothing is known."""
+    q = noise(2, 2, 8, 32).to(E4M3)
+    cache, weights, table = cache_of(4, 64, 32), noise(4, 8, seed=3), numbers([1, 2], [0, 1])
+    lengths = numbers([300, 301], [130, 50])
+    out = torch.full((4, 320), 7.0)
+    paged.paged_mqa_logits(q, cache, weights, lengths, table, out, tiled=tiled)
+    expected = reference.paged_mqa_logits(q, cache, weights, lengths, table, 320)
+    for row, length in enumerate(lengths.flatten().tolist()):
+        known = min(length, 128)
+        same(out[row : row + 1, :known], expected[row : row + 1, :known])
+        assert out[row, known:length].eq(-INF).all() and out[row, length:].eq(7).all()
 
 
 @KERNELS

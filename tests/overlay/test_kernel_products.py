@@ -89,9 +89,21 @@ def test_einsum_reads_ue8m0_scales_of_weights() -> None:
     scale = torch.tensor([[[120, 126]], [[128, 0]]], dtype=torch.uint8)
     out = torch.empty(3, 2, 128, dtype=torch.bfloat16)
     einsum.fp8_einsum(a, a_scale, b, scale, out)
-    wide = (scale.int() << 23).view(torch.float32)
+    wide = torch.exp2(scale.double() - 127)
     expected = reference.fp8_einsum(a, a_scale, b, wide)
     assert ((out - expected).norm() / expected.norm()) <= CLOSE
+
+
+def test_a_ue8m0_byte_of_zero_is_a_number_that_other_scales_can_lift() -> None:
+    """2^-127, not 0: with the other operand's 2^123 the products are ordinary numbers."""
+    a, b = activations(2, 1, 128), noise(1, 128, 128, seed=1).to(E4M3)
+    plain = torch.einsum("bhr,hdr->bhd", a.double(), b.double()) / 16
+    for word, byte in ((0, 250), (250, 0)):
+        packed = torch.full((2, 1, 1), word, dtype=torch.int32)
+        scale = torch.full((1, 1, 1), byte, dtype=torch.uint8)
+        out = torch.empty(2, 1, 128, dtype=torch.bfloat16)
+        einsum.fp8_einsum(a, packed, b, scale, out)
+        assert (out - plain).norm() <= CLOSE * plain.norm()
 
 
 @pytest.mark.parametrize(("device", "sms"), [(GB10, 48), (PRO_6000, 188)])

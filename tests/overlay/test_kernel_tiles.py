@@ -61,6 +61,24 @@ def test_what_the_splits_write_is_bounded_by_the_device_not_by_the_batch(device:
 
 
 @DEVICES
+@pytest.mark.parametrize(("entries", "most"), [(512, 256), (32, 256), (64, 4096), (1, 1)])
+def test_the_workspace_is_bounded_where_the_user_asks_for_splits(
+    device: object, entries: int, most: int
+) -> None:
+    """V4-Flash's C128A layers at a context of a million tokens: 512 entries would be 17 splits."""
+    limits = tiles.Limits(entries=entries, rows=most)
+    for heads in HEADS:
+        for rows in (1, 100, 256, 4096):
+            plan = tiles.plan(
+                tiles.Kernel.DECODE_V4, device, rows=rows, heads=heads, widths=[128, 8192],
+                limits=limits,
+            )  # fmt: skip
+            assert 1 <= plan.splits <= 260
+            if plan.splits > 1:
+                assert min(rows, most) * heads * plan.splits * (512 * 4 + 4) <= 128 * 2**20
+
+
+@DEVICES
 def test_heads_are_not_padded_beyond_what_a_dot_needs(device: object) -> None:
     for kernel in tiles.Kernel:
         for heads in HEADS:

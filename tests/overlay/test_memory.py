@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +121,37 @@ def test_this_machines_memory_is_bounded_by_what_it_has() -> None:
     measured = memory.measure()
     assert measured is not None
     assert 0 < measured.available_bytes <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+GROUPS = Path("/sys/fs/cgroup/memory")
+MEASURE = """
+import os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+from vllm.sm12x.loading.memory import measure
+found = measure()
+print(found.available_bytes, found.bound_by)
+"""
+
+
+def test_a_limit_on_a_real_group_above_is_found() -> None:
+    if not os.access(GROUPS / "memory.limit_in_bytes", os.W_OK):
+        pytest.skip(f"needs {GROUPS}, a version 1 memory group that may be written to")
+    outer = GROUPS / f"sm12x-test-{os.getpid()}"
+    inner = outer / "inner"
+    outer.mkdir()
+    try:
+        inner.mkdir()
+        (outer / "memory.limit_in_bytes").write_text(str(300 << 20), encoding="ascii")
+        root = Path(memory.__file__).parents[3]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(inner)], check=True, capture_output=True,
+            text=True, env=environment,
+        )  # fmt: skip
+    finally:
+        if inner.is_dir():
+            inner.rmdir()
+        outer.rmdir()
+    available, bound_by = done.stdout.split()
+    assert bound_by == str(outer)
+    assert 100 << 20 < int(available) <= 300 << 20

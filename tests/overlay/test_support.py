@@ -24,21 +24,19 @@ RELEASES = {
 
 
 def choose(**facts: Any) -> Choice:
-    """A choice for V3.2 on GB10 with the newest release, but for what is given."""
+    """A choice on GB10 with the newest release, but for what is given."""
     default: dict[str, Any] = {
         "is_cuda": True,
         "capability": (12, 1),
         "forced": None,
-        "layout": Cache.V32,
-        "rope_dim": 64,
         "refusal": "",
         "danger": "",
+        "lacks": "",
     }
     return decide(**(default | facts))
 
 
 @pytest.mark.parametrize("capability", [(12, 0), (12, 1)])
-@pytest.mark.parametrize("model", list(Cache))
 @pytest.mark.parametrize(
     ("release", "automatic", "forbidden", "because"),
     [
@@ -53,10 +51,9 @@ def test_each_release_has_a_path_on_sm12x_and_the_knob_moves_it(
     automatic: Route,
     forbidden: Route,
     because: str,
-    model: Cache,
     capability: tuple[int, int],
 ) -> None:
-    facts = RELEASES[release] | {"layout": model, "capability": capability}
+    facts = RELEASES[release] | {"capability": capability}
     choice = choose(**facts)
     assert choice.path is automatic
     assert because in choice.why and not choice.unexpected
@@ -68,7 +65,7 @@ def test_each_release_has_a_path_on_sm12x_and_the_knob_moves_it(
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("model", list(Cache))
+@pytest.mark.parametrize("lacks", ["", "it has no RoPE"])
 @pytest.mark.parametrize(
     ("device", "because"),
     [
@@ -83,10 +80,10 @@ def test_each_release_has_a_path_on_sm12x_and_the_knob_moves_it(
     ],
 )
 def test_other_devices_are_upstreams_whatever_is_asked_for(
-    device: dict[str, Any], because: str, model: Cache, release: str
+    device: dict[str, Any], because: str, lacks: str, release: str
 ) -> None:
     for forced in (None, False, True):
-        facts = RELEASES[release] | device | {"layout": model, "rope_dim": 0}
+        facts = RELEASES[release] | device | {"lacks": lacks}
         choice = choose(**facts, forced=forced)
         assert choice.path is UPSTREAM and not choice.triton
         assert because in choice.why
@@ -94,23 +91,51 @@ def test_other_devices_are_upstreams_whatever_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("shape", "path", "because"),
+    ("refusal", "lacks", "path"),
     [
-        ({"rope_dim": 0}, UPSTREAM, "nothing speaks against FlashInfer"),
-        ({"rope_dim": 0, "refusal": "it has none"}, TRITON, "it has none"),
-        # A RoPE that our kernels don't know: upstream's, or nobody's.
-        ({"rope_dim": 32}, UPSTREAM, "no RoPE of 32"),
-        ({"rope_dim": 32, "refusal": "it has none"}, NONE, "no RoPE of 32"),
-        ({"rope_dim": 0, "layout": Cache.V4, "refusal": "it has none"}, NONE, "no RoPE of 0"),
+        ("", "", UPSTREAM),
+        ("it has none", "", TRITON),
+        ("", "ours neither", UPSTREAM),
+        ("it has none", "ours neither", NONE),
     ],
 )
-def test_what_flashinfer_refuses_goes_to_triton_if_that_has_the_kernels(
-    shape: dict[str, Any], path: Route, because: str
+def test_what_flashinfer_refuses_goes_to_triton_if_that_lacks_nothing(
+    refusal: str, lacks: str, path: Route
 ) -> None:
-    choice = choose(**shape)
+    choice = choose(refusal=refusal, lacks=lacks)
     assert choice.path is path
-    assert because in choice.why
+    assert refusal in choice.why and lacks in choice.why
     assert choice.unexpected == (path is NONE)
+
+
+def test_a_forced_path_that_lacks_something_is_worth_a_warning() -> None:
+    choice = choose(lacks="no RoPE of 32", forced=True)
+    assert choice.path is UPSTREAM and choice.unexpected
+
+
+@pytest.mark.parametrize(
+    ("model", "because"),
+    [
+        ({"layout": Cache.V32, "rope_dim": 64}, ""),
+        ({"layout": Cache.V32, "rope_dim": 0}, ""),
+        ({"layout": Cache.V4, "rope_dim": 64}, ""),
+        ({"layout": Cache.V4, "rope_dim": 0}, "no RoPE of 0 for V4"),
+        ({"layout": Cache.V32, "rope_dim": 32}, "no RoPE of 32 for V3.2"),
+    ],
+)
+def test_the_triton_kernels_are_written_for_these_rope_widths(
+    model: dict[str, Any], because: str
+) -> None:
+    found = choice.triton_lacks("0.33.0", **model)
+    assert because in found and bool(found) == bool(because)
+
+
+@pytest.mark.parametrize("version", ["0.20.2", "0.28.0", "0.29.0", "0.33.0", "0.34.0", "dev"])
+def test_decode_context_parallelism_needs_a_flashmla_that_hands_the_lse_on(version: str) -> None:
+    model: dict[str, Any] = {"layout": Cache.V32, "rope_dim": 64, "dcp": True}
+    assert ("LSE" in choice.triton_lacks(version, **model)) == (version in ("0.20.2", "0.28.0"))
+    refused = support.vllm_refuses(version, index_topk=2048, **model)
+    assert ("LSE" in refused) == (version in ("0.28.0", "0.29.0", "0.33.0"))
 
 
 @pytest.mark.parametrize(
@@ -137,28 +162,6 @@ def test_what_a_vllm_refuses_is_known_of_those_looked_at(
     shape: dict[str, Any] = {"layout": Cache.V32, "index_topk": 2048, "rope_dim": 64} | model
     found = support.vllm_refuses(version, **shape)
     assert because in found and bool(found) == bool(because)
-
-
-def test_a_forced_path_that_has_no_kernel_is_worth_a_warning() -> None:
-    choice = choose(rope_dim=32, forced=True)
-    assert choice.path is UPSTREAM and choice.unexpected
-
-
-@pytest.mark.parametrize(
-    ("knob", "speculative", "allowed"),
-    [
-        (None, False, True),
-        (None, True, False),
-        (True, True, True),
-        (True, False, True),
-        (False, False, False),
-        (False, True, False),
-    ],
-)
-def test_graphs_are_off_with_speculative_decoding_unless_asked_for(
-    knob: bool | None, speculative: bool, allowed: bool
-) -> None:
-    assert support.graphs_allowed(knob, speculative=speculative) is allowed
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,21 @@ def load(path: Path, monkeypatch: pytest.MonkeyPatch, package: str = "vllm") -> 
     return module
 
 
+def run_again(path: Path, module: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Run another text of the module of this name as a module of its own.
+
+    Operators and layers aren't registered: a process has those of the first text.
+    """
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("direct_register_custom_op(", "(lambda *_, **__: None)(")
+    text = text.replace("@CustomOp.register(", "@(lambda *_, **__: lambda one: one)(")
+    copy = ModuleType(f"{module}_again")
+    copy.__package__ = module.rpartition(".")[0]
+    monkeypatch.setitem(sys.modules, copy.__name__, copy)
+    exec(compile(text, str(path), "exec"), vars(copy))
+    return copy
+
+
 def forget_overlay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the overlay's modules for SM12x out, so that it shows when a seam imports one."""
     for name in entered():
@@ -151,9 +166,11 @@ def model(
             decode_context_parallel_size=1,
             worker_cls="chosen",
         ),
-        compilation_config=SimpleNamespace(mode="compiled", cudagraph_mode="captured"),
+        compilation_config=SimpleNamespace(
+            mode="compiled", cudagraph_mode="captured", cudagraph_capture_sizes=[1, 2, 4, 8]
+        ),
         cache_config=SimpleNamespace(cache_dtype=cache_dtype),
         scheduler_config=SimpleNamespace(),
         offload_config=SimpleNamespace(uva=SimpleNamespace(cpu_offload_gb=0)),
-        speculative_config=SimpleNamespace() if speculative else None,
+        speculative_config=SimpleNamespace(num_speculative_tokens=3) if speculative else None,
     )

@@ -68,6 +68,44 @@ def test_strict_validation_accepts_them_and_still_refuses_strangers(
         validate(hard_fail=True)
 
 
+@pytest.mark.parametrize(
+    ("alias", "name", "text", "value"),
+    [
+        ("VLLM_SM120_REFERENCE_DEEPSEEK_V4_ATTENTION", "VLLM_TRITON_MLA_SPARSE", "0", False),
+        ("VLLM_SM120_DUMP_DEEPSEEK_V4_ATTENTION", "VLLM_TRITON_MLA_SPARSE_DUMP", "1", True),
+        ("VLLM_SM120_ATTENTION_DUMP_PATH", "VLLM_TRITON_MLA_SPARSE_DUMP_PATH", "/d", "/d"),
+        (
+            "VLLM_SM120_REFERENCE_TOPK_CHUNK_SIZE",
+            "VLLM_TRITON_MLA_SPARSE_TOPK_CHUNK_SIZE",
+            "96",
+            96,
+        ),
+        (
+            "VLLM_SM120_REFERENCE_QUERY_CHUNK_SIZE",
+            "VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE",
+            "7",
+            7,
+        ),
+    ],
+)
+def test_names_of_the_prototype_are_vllms_too(
+    envs: Any,
+    base: Version,
+    monkeypatch: pytest.MonkeyPatch,
+    alias: str,
+    name: str,
+    text: str,
+    value: object,
+) -> None:
+    from vllm.platforms import current_platform
+
+    for other in [name for name in os.environ if name.startswith("VLLM_")]:
+        monkeypatch.delenv(other)
+    monkeypatch.setenv(alias, text)
+    (current_platform if base >= Version("0.31") else envs).validate_environ(hard_fail=True)
+    assert (getattr(envs, name), getattr(envs, alias)) == (value, value)
+
+
 def test_a_loading_knob_leaves_the_compile_cache_key_alone(
     envs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,8 +51,9 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
 
     # With the platform that the tests have: it doesn't import with that of a GPU.
     importlib.import_module("vllm.v1.attention.backends.mla.flashmla_sparse")
-    # It takes memory of a device as it is imported. Without it, upstream goes on with the next.
-    monkeypatch.setitem(sys.modules, "vllm.v1.attention.backends.mla.cutlass_mla", None)
+    # They take memory of a device as they are imported. Without them, upstream takes the next one.
+    for name in ("cutlass_mla", *(["flashinfer_mla"] if base < Version("0.24") else [])):
+        monkeypatch.setitem(sys.modules, f"vllm.v1.attention.backends.mla.{name}", None)
 
     def ask(
         device: Device,
@@ -61,6 +62,7 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
         backend: str | None = None,
         rope_dim: int = 64,
         index_topk: int = 2048,
+        dcp: int = 1,
         **options: Any,
     ) -> str:
         import torch
@@ -69,6 +71,7 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
 
         selected = AttentionBackendEnum[backend] if backend else None
         config = devices.model(index_topk=index_topk, rope_dim=rope_dim, backend=selected)
+        config.parallel_config.decode_context_parallel_size = dcp
         # Not its getter: a module that is imported here for the first time would keep ours.
         current = importlib.import_module("vllm.config.vllm")
         monkeypatch.setattr(current, "_current_vllm_config", config)
@@ -80,6 +83,8 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
             "use_mla": True,
             "use_sparse": True,
         }
+        if "use_dcp" in AttentionSelectorConfig._fields:
+            layer["use_dcp"] = dcp > 1
         platform = devices.use(device, monkeypatch, cuda)
         chosen: str = platform.get_attn_backend_cls(
             selected, AttentionSelectorConfig(**(layer | options)), num_heads=32
@@ -228,6 +233,45 @@ def test_glm_without_rope_takes_flashinfer_where_that_and_vllms_cache_know_such_
         assert chosen == (FLASHINFER if served else OURS)
 
 
+def test_context_parallelism_takes_ours_from_the_flashmla_on_that_hands_the_lse_on(
+    select: Callable[..., str], have_flashinfer: Callable[..., Path], base: Version
+) -> None:
+    """FlashInfer's path hands none on; with neither, upstream is left to say so."""
+    have_flashinfer()
+    chosen = answer(lambda: select(SM120, dcp=2))
+    if base >= Version("0.29"):
+        assert chosen == OURS
+    else:
+        assert chosen == FLASHINFER or chosen.startswith("ValueError")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"qk_rope_head_dim": None}, "no number for qk_rope_head_dim"),
+        ({"index_topk": "2048"}, "no number for index_topk"),
+        ({"compress_rates": {"c4a": 4}}, "kinds of layers can't be read"),
+    ],
+)
+def test_a_configuration_without_the_fields_is_upstreams_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    from vllm.sm12x.support import choice, route
+
+    told: list[str] = []
+    monkeypatch.setattr(choice, "_said", set())
+    monkeypatch.setattr(route.logger, "log", lambda level, text, *args: told.append(text % args))
+    config, expected = devices.model(speculative=True), devices.model(speculative=True)
+    for part in (config, expected):
+        vars(part.model_config.hf_text_config).update(changes)
+    platform = devices.use(SM120, monkeypatch)
+    for _ in range(2):
+        platform.check_and_update_config(config)
+    assert config == expected
+    (line,) = told
+    assert said in line and "upstream's" in line
+
+
 def test_the_knob_forces_ours(
     select: Callable[..., str],
     have_flashinfer: Callable[..., Path],
@@ -294,12 +338,10 @@ def test_layers_that_are_not_sparse_are_upstreams_on_sm12x(
     assert devices.entered() == []
 
 
-@pytest.mark.parametrize(
-    ("speculative", "knob", "captured"),
-    [(False, None, True), (True, None, False), (True, "1", True), (False, "0", False)],
-)
+@pytest.mark.parametrize("speculative", [False, True])
+@pytest.mark.parametrize(("knob", "captured"), [(None, True), ("1", True), ("0", False)])
 @pytest.mark.parametrize("v4", [False, True])
-def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
+def test_graphs_stay_on_unless_the_knob_turns_them_off(
     monkeypatch: pytest.MonkeyPatch, speculative: bool, knob: str | None, captured: bool, v4: bool
 ) -> None:
     from vllm.config import CompilationMode, CUDAGraphMode
@@ -311,6 +353,28 @@ def test_graphs_are_off_with_speculative_decoding_unless_they_are_asked_for(
     found = (config.compilation_config.mode, config.compilation_config.cudagraph_mode)
     off = (CompilationMode.NONE, CUDAGraphMode.NONE)
     assert found == (("compiled", "captured") if captured else off)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizes", "speculative", "said"),
+    [
+        ("FULL_AND_PIECEWISE", [1, 2, 4], True,
+         "graphs FULL_AND_PIECEWISE of 3 sizes up to 4 rows, a request's 3 drafts among them"),
+        ("FULL_DECODE_ONLY", [8], False, "graphs FULL_DECODE_ONLY of 1 size up to 8 rows"),
+        ("NONE", [1, 2], True, "no graphs are captured"),
+        ("FULL", [], True, "no graphs are captured"),
+    ],
+)  # fmt: skip
+def test_one_line_says_what_is_captured(
+    base: Version, mode: str, sizes: list[int], speculative: bool, said: str
+) -> None:
+    from vllm.config import CUDAGraphMode
+    from vllm.sm12x.mla.ready import graphs_of
+
+    config = devices.model(speculative=speculative)
+    config.compilation_config.cudagraph_mode = CUDAGraphMode[mode]
+    config.compilation_config.cudagraph_capture_sizes = sizes
+    assert graphs_of(config) == said
 
 
 def test_graphs_are_off_where_a_model_is_ours_by_its_cache_or_its_heads(
@@ -325,6 +389,7 @@ def test_graphs_are_off_where_a_model_is_ours_by_its_cache_or_its_heads(
     if not has_own_path:
         pytest.skip("this release has no other path")
     have_flashinfer("0.6.18")
+    monkeypatch.setenv(GRAPHS, "0")  # which is for models on our path
     looks = base >= Version("0.28")
     for captured, asked in (
         (True, {"cache_dtype": "fp8"}),

@@ -176,9 +176,11 @@ def slots_of(local: Any, requests: Any, table: Any, block_size: int, valid: Any)
     return slots, ((local >= 0).sum(dim=1) * valid).int()
 
 
-def test_a_v4_layer_attends_from_a_prompt_without_gathering_its_keys(
-    base: Version, functions: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ratio", [1, 4, 128])
+def test_a_v4_layer_attends_from_prompts_without_gathering_their_keys(
+    base: Version, functions: Any, monkeypatch: pytest.MonkeyPatch, ratio: int
 ) -> None:
+    """Two prompts behind a decode, each with pages of its own."""
     import torch
     import vllm.forward_context
     from vllm.sm12x.layouts import V4
@@ -191,29 +193,32 @@ def test_a_v4_layer_attends_from_a_prompt_without_gathering_its_keys(
     module = v4_module(base)
     monkeypatch.setattr(module, "compute_global_topk_indices_and_lens", slots_of)
     monkeypatch.setattr(deepseek_v4, "PASS_ROWS", 2)
-    window, states = filled(V4, 2, 64), filled(V4, 40, 2)
+    page = 256 // ratio
+    window, states = filled(V4, 2, 64), filled(V4, 160 // page + 4, page)
     decoded, rows = 1, 3
     q = noise(decoded + rows, HEADS, 512)
     out = torch.zeros_like(q)
     near = torch.randint(0, 120, (rows, 1, 64), dtype=torch.int32)
     lengths = torch.tensor([64, 9, 1], dtype=torch.int32)
-    far = torch.arange(64, dtype=torch.int32).repeat(rows, 1)
-    far[1, 20:], far[2, 0:] = -1, -1
-    table = torch.randperm(36, dtype=torch.int32).view(1, -1).repeat(2, 1)
+    # Picks of every token; the decode's are others than the prompts'.
+    picks, far, table = prompts(ratio, decoded + rows, len(states) - max(1, 8 // page))
+    requests = torch.tensor([0, 1, 2, 2], dtype=torch.int32)
     sink = noise(HEADS).float()
     metadata = {
         "layer": SimpleNamespace(block_size=256, block_table=table, c128a_prefill_topk_indices=far),
         "window": SimpleNamespace(
             num_decodes=0,
-            num_prefills=1,
+            num_prefills=2,
             num_decode_tokens=decoded,
             num_prefill_tokens=rows,
             prefill_swa_indices=near,
             prefill_swa_lens=lengths,
-            token_to_req_indices=torch.tensor([0, 1, 1, 1], dtype=torch.int32),
+            token_to_req_indices=requests,
             is_valid_token=torch.ones(decoded + rows, dtype=torch.bool),
         ),
     }
+    if ratio == 1:
+        del metadata["layer"]
     context = SimpleNamespace(attn_metadata=metadata)
     monkeypatch.setattr(module, "get_forward_context", lambda: context)
     monkeypatch.setattr(vllm.forward_context, "get_forward_context", lambda: context)
@@ -222,17 +227,17 @@ def test_a_v4_layer_attends_from_a_prompt_without_gathering_its_keys(
     torch.nn.Module.__init__(made)
     swa_layer = SimpleNamespace(kv_cache=window, prefix="window")
     vars(made).update(
-        compress_ratio=128, scale=SCALE, window_size=64, attn_sink=sink, swa_cache_layer=swa_layer,
-        kv_cache=states, prefix="layer", topk_indices_buffer=None,
+        compress_ratio=ratio, scale=SCALE, window_size=64, attn_sink=sink,
+        swa_cache_layer=swa_layer, kv_cache=states, prefix="layer", topk_indices_buffer=picks,
     )  # fmt: skip
     positions = torch.arange(decoded + rows)
     made.forward_mqa(q, None, positions, out)
     assert not out[:decoded].any()
-    slots, counts = slots_of(far, torch.ones(rows), table, 2, torch.ones(rows))
-    scopes = [
-        Scope(cache=window, indices=near[:, 0], lengths=lengths),
-        Scope(cache=states, indices=slots, lengths=counts),
-    ]
+    scopes = [Scope(cache=window, indices=near[:, 0], lengths=lengths)]
+    if ratio > 1:
+        local = far if ratio == 128 else picks[decoded:]
+        slots, counts = slots_of(local, requests[decoded:], table, page, torch.ones(rows))
+        scopes.append(Scope(cache=states, indices=slots, lengths=counts))
     expected = decode.sparse_decode(
         q[decoded:], scopes, scale=SCALE, sink=sink, dtype=torch.float64
     )
@@ -241,6 +246,21 @@ def test_a_v4_layer_attends_from_a_prompt_without_gathering_its_keys(
     context.attn_metadata = None
     made.forward_mqa(q, None, positions, out)
     assert not out.any()
+
+
+def prompts(ratio: int, rows: int, pages: int) -> tuple[Any, Any, Any]:
+    """A C4A layer's picks for `rows`, C128A's of all but the first, and tables of 3 requests."""
+    import torch
+
+    generator = torch.Generator().manual_seed(ratio)
+    per_request = pages // 3
+    table = torch.randperm(per_request * 3, generator=generator, dtype=torch.int32).view(3, -1)
+    places = min(per_request * 256 // ratio, 64)
+    picks = torch.stack([torch.randperm(places, generator=generator) for _ in range(rows)]).int()
+    far = torch.arange(places, dtype=torch.int32).repeat(rows - 1, 1)
+    for local in (picks[1:], far):
+        local[1, 20:], local[2, 1:] = -1, -1
+    return picks, far, table
 
 
 def decode_layer(

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 KNOB = "VLLM_TRITON_MLA_SPARSE"
 SINCE = {"deepseek_v4": Version("0.24"), "deepseek_v41": Version("0.30")}
+KNOWN = {"qk_rope_head_dim": 64, "sliding_window": 128, "num_attention_heads": 64}
 FLASHMLA, FLASHINFER = "DeepseekV4FlashMLAAttention", "DeepseekV4FlashInferSM120Attention"
 
 
@@ -141,6 +142,20 @@ def test_it_is_ours_for_shapes_that_flashinfer_has_no_kernels_for(
     monkeypatch.setattr(flashinfer, "has_flashinfer_sparse_mla_sm120_config", ask)
     assert is_ours(attention(SM120), module)
     ask.assert_called_once_with(64, 128)
+
+
+@pytest.mark.parametrize("field", ["sliding_window", "num_attention_heads"])
+def test_it_is_upstreams_for_a_configuration_without_the_fields(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    from vllm.sm12x.mla.deepseek_v4 import attention_class
+
+    config = devices.model(v4=True)
+    known = {name: value for name, value in KNOWN.items() if name != field}
+    hf = SimpleNamespace(**known, compress_ratios=[0, 4], index_topk=512)
+    monkeypatch.setattr(config.model_config, "hf_text_config", hf)
+    devices.use(SM120, monkeypatch)
+    assert attention_class(config, getattr(module, FLASHMLA)) is None
 
 
 def test_the_knob_forces_and_forbids_it(

@@ -11,7 +11,7 @@ import devices
 import pytest
 from devices import OTHERS, SM12X, SM120, Device
 from packaging.version import Version
-from test_sparse_mla_numbers import HEADS, SCALE, check, filled, noise, slots_of
+from test_sparse_mla_numbers import HEADS, SCALE, check, filled, noise, prompts, slots_of
 
 # What vLLM and torch warn about while they are imported is not judged here.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -121,8 +121,9 @@ def made_layer(kind: str, module: ModuleType, patch: pytest.MonkeyPatch, **has: 
     return made, made
 
 
+@pytest.mark.parametrize("ratio", [4, 128])
 def test_a_prompt_is_read_where_it_lies(
-    kind: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    kind: str, module: ModuleType, monkeypatch: pytest.MonkeyPatch, ratio: int
 ) -> None:
     """Rows of two requests, over windows of 64 and compressed states, with a decode before them."""
     import torch
@@ -134,22 +135,21 @@ def test_a_prompt_is_read_where_it_lies(
     importlib.import_module("interpreted").kernels("decode", "prefill")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(module, "compute_global_topk_indices_and_lens", slots_of)
-    window, states = filled(V4, 4, 64), filled(V4, 40, 2)
+    page = 256 // ratio
+    window, states = filled(V4, 4, 64), filled(V4, 160 // page + 4, page)
     q, out = noise(3, HEADS, 512), torch.zeros(3, HEADS, 512).bfloat16()
     sink = noise(64).float()  # as long as FlashMLA's heads
     positions = torch.tensor([99, 100, 3])
     requests = torch.tensor([0, 1, 1, 2], dtype=torch.int32)
     table = torch.tensor([[0, 0], [2, 1], [0, 3]], dtype=torch.int32)
-    pages = torch.randperm(36, dtype=torch.int32).view(1, -1).repeat(3, 1)
-    far = torch.arange(64, dtype=torch.int32).repeat(3, 1)
-    far[1, 20:], far[2] = -1, -1
+    picks, far, pages = prompts(ratio, 4, len(states) - max(1, 8 // page))
     swa = SimpleNamespace(
         num_decodes=1, num_prefills=2, num_decode_tokens=1, num_prefill_tokens=3, block_size=64,
         block_table=table, token_to_req_indices=requests,
         is_valid_token=torch.ones(4, dtype=torch.bool), prefill_swa_indices=None,
     )  # fmt: skip
     layer = {
-        "compress_ratio": 128, "scale": SCALE, "window_size": 64, "topk_indices_buffer": None,
+        "compress_ratio": ratio, "scale": SCALE, "window_size": 64, "topk_indices_buffer": picks,
         "attn_sink": sink if kind == "0.22" else sink[:HEADS], "num_heads": HEADS,
     }  # fmt: skip
     owner, made = made_layer(kind, module, monkeypatch, **layer)
@@ -170,7 +170,8 @@ def test_a_prompt_is_read_where_it_lies(
     for row, last in enumerate(positions.tolist()):
         seen = torch.arange(max(last - 63, 0), last + 1)
         near[row, : len(seen)] = (table[requests[row + 1], seen // 64] * 64 + seen % 64).int()
-    slots, counts = slots_of(far, requests[1:], pages, 2, torch.ones(3))
+    local = far if ratio == 128 else picks[1:]
+    slots, counts = slots_of(local, requests[1:], pages, page, torch.ones(3))
     scopes = [Scope(cache=window, indices=near), Scope(cache=states, indices=slots, lengths=counts)]
     expected = decode.sparse_decode(q, scopes, scale=SCALE, sink=sink[:HEADS], dtype=torch.float64)
     check(out, expected[0])

@@ -136,6 +136,13 @@ def test_a_layer_knows_its_cache_after_that(make: Callable[..., Any]) -> None:
     assert make(heads=32, dtype="auto").kv_cache_dtype == "auto"
 
 
+def test_a_layers_prompts_are_rows_and_not_a_dense_prefill(make: Callable[..., Any]) -> None:
+    """Upstream would pick a kernel for that, and gather into a workspace that isn't there."""
+    for rope_dim in (64, 0):
+        assert make(heads=32, rope_dim=rope_dim).supports_dense_mha_prefill is False
+        assert make(heads=32, rope_dim=rope_dim, dtype="auto").supports_dense_mha_prefill is False
+
+
 def test_upstreams_workspace_stays_where_keys_are_not_all_here(
     backend: Any, make: Callable[..., Any]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.cli.suite import steps
+from recipe.cli.steps import steps
 from tests.recipe.world import CHECKOUT
 
 ROOMS = sorted(path.parent for path in (CHECKOUT / "recipe").rglob("__init__.py"))

@@ -26,7 +26,7 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     bases, base = greet(options, project)
     from recipe.build import plan
     from recipe.cli.wheel.native import native_options
-    from recipe.compile.native import stage as native_stage
+    from recipe.compile.native import fates
 
     native = native_options(options, project, bases, base)
     made = plan.make_plan(
@@ -40,7 +40,7 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         given=native.given,
     )
     wheel = published_wheel(project, made)
-    settled = native_stage.foresee(project, plan.wanted(made, native), wheel)
+    settled = fates.settled(project, plan.wanted(made, native), wheel, None)
     show(options, plan.as_text(made, settled))
     return plan.as_json(made, settled)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from recipe.bases.components import lost_pythons, pythons_of
@@ -11,6 +11,7 @@ from recipe.bases.sources import store_of
 from recipe.compile.inner.find import MissingSource
 from recipe.compile.inner.folders import inner_sources, scripted_in
 from recipe.compile.native.build import request_for
+from recipe.compile.native.settle import Evidence, Verdicts
 from recipe.compile.native.wanted import Job
 from recipe.compile.stale import Reason
 from recipe.ground.errors import SourceError
@@ -47,14 +48,20 @@ def absent(project: Project, job: Job, names: Iterable[str]) -> dict[str, Absent
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known before a compile. published: the members of upstream's wheel, empty where it
-    isn't there. python: what compiles. crossing: the machine it is for, if that isn't this one.
-    useless: components of which the published code runs on no asked device, for any Python."""
+    """What is known before a compile.
 
-    published: tuple[str, ...]
+    published: the members of upstream's wheel, None where it isn't there. verdicts: what each
+    device gets from it. inner: components of an inner source that isn't upstream's. python: what
+    compiles. crossing: the machine it is for, if that isn't this one. useless: components of which
+    the published code runs on no asked device, for any Python.
+    """
+
+    published: tuple[str, ...] | None
+    verdicts: Verdicts
+    inner: tuple[Reason, ...]
     python: str
-    crossing: str = ""
-    useless: frozenset[str] = frozenset()
+    crossing: str
+    useless: frozenset[str]
 
 
 def limits(project: Project, job: Job, setting: Setting, names: Iterable[str]) -> dict[str, str]:
@@ -73,34 +80,26 @@ def limits(project: Project, job: Job, setting: Setting, names: Iterable[str]) -
 def would_lose(name: str, setting: Setting) -> str:
     """The Pythons that a compiled component isn't for and the published one is: one compile makes
     a module for one Python, where it isn't for all."""
-    before = pythons_of(setting.published, name)
+    before = pythons_of(setting.published or (), name)
     return lost_pythons(before, frozenset({setting.python})) if before else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a plan knows without fetching anything. kept: by component, why it stays as published.
-    unfetched: the source that must be fetched before it can be compiled."""
+def evidence(
+    project: Project, job: Job, setting: Setting, reasons: Sequence[Reason], *, fetch: bool
+) -> Evidence:
+    """What is stale, and what of it stays as published.
 
-    kept: Mapping[str, str]
-    unfetched: Mapping[str, str]
-
-
-def forecast(project: Project, job: Job, setting: Setting, reasons: Iterable[Reason]) -> Forecast:
-    """Offline, what isn't at hand stays as published; else a pinned source may still be fetched."""
+    fetch: get the sources that aren't at hand and say what can't be had, as a build does. A plan
+    gets none: offline, what isn't at hand stays as published; else a pinned one may be fetched yet.
+    """
     names = [reason.component for reason in reasons]
     kept = limits(project, job, setting, names)
-    gone = absent(project, replace(job, offline=True), (n for n in names if n not in kept))
-    hoped = {} if job.offline else {n: one.source for n, one in gone.items() if one.pinned}
+    looked = job if fetch else replace(job, offline=True)
+    gone = absent(project, looked, [name for name in names if name not in kept])
+    if fetch:
+        for one in gone.values():
+            say(f"  {one.said}")
+    open_yet = not fetch and not job.offline
+    hoped = {name: one.source for name, one in gone.items() if open_yet and one.pinned}
     kept |= {name: one.why for name, one in gone.items() if name not in hoped}
-    return Forecast(kept=kept, unfetched=hoped)
-
-
-def kept(project: Project, job: Job, setting: Setting, reasons: Iterable[Reason]) -> dict[str, str]:
-    """By component, why it stays as published; sources that aren't at hand are fetched."""
-    names = [reason.component for reason in reasons]
-    found = limits(project, job, setting, names)
-    gone = absent(project, job, (name for name in names if name not in found))
-    for one in gone.values():
-        say(f"  {one.said}")
-    return found | {name: one.why for name, one in gone.items()}
+    return Evidence(reasons=reasons, kept=kept, unfetched=hoped)

@@ -7,11 +7,12 @@ the asked devices, nothing needs to be measured. Else upstream's CMake is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from recipe.compile.native.choice import Choice, Kind
 from recipe.compile.stale import Reason, enough, merged
+from recipe.compile.toolchain.environment import NativeEnv
 from recipe.gpu.arch import DEVICES, Verdict
 from recipe.gpu.code import ComponentCode
 from recipe.gpu.expected import by_design
@@ -23,14 +24,34 @@ SERVED = frozenset({Verdict.AT_RUN_TIME, Verdict.NO_GPU_CODE})
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of the components. reasons: what is stale, None if that isn't known.
+
+    kept: by component, why a stale one stays as published. unfetched: the source that a stale one
+    is compiled from if it can be fetched. sure: whether there is nothing left to ask. env: where
+    CMake was asked.
+    """
+
+    reasons: Sequence[Reason] | None = None
+    kept: Mapping[str, str] = field(default_factory=dict)
+    unfetched: Mapping[str, str] = field(default_factory=dict)
+    sure: bool = True
+    env: NativeEnv | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settled:
     """measured: whether CMake was asked, or there was nothing to ask it. unfetched: components
-    that are compiled only if a source can be fetched. kept: why a stale one stays as published."""
+    that are compiled only if a source can be fetched. kept: why a stale one stays as published.
+    env: what compiles, where CMake was asked. lost: the Pythons for which a compiled one will be
+    gone, by component."""
 
     components: tuple[Component, ...]
     measured: bool
     unfetched: tuple[str, ...] = ()
     kept: Mapping[str, str] = field(default_factory=dict)
+    env: NativeEnv | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rebuild(self) -> tuple[str, ...]:
@@ -70,7 +91,7 @@ def possible(
     declared: tuple[Component, ...],
     published: Verdicts,
     asked: tuple[str, ...],
-    inner: list[Reason],
+    inner: Sequence[Reason],
 ) -> list[Reason]:
     """What may be stale, by what is declared and published and by inner sources; CMake may say
     otherwise."""
@@ -85,42 +106,34 @@ def possible(
     return merged([*changed, *inner, *(Reason(component=one, why=unserved) for one in left)])
 
 
-def settle(
-    choice: Choice,
-    declared: tuple[Component, ...],
-    reasons: list[Reason] | None,
-    kept: Mapping[str, str],
-    unfetched: Mapping[str, str] | None = None,
-) -> Settled:
-    """Every component with its action. reasons: what is stale, None if that isn't known.
-
-    kept: by component, why a stale one stays as published. unfetched: the source that a stale one
-    is compiled from if it can be fetched.
-    """
-    hoped = unfetched or {}
+def settle(choice: Choice, declared: tuple[Component, ...], found: Evidence) -> Settled:
+    """Every component with its action."""
+    reasons, kept, hoped = found.reasons, found.kept, found.unfetched
     whys = {reason.component: reason.why for reason in reasons or ()}
     known = {component.name: component for component in declared}
     for name in {*whys, *choice.names} - {*known}:
         known[name] = Component(name=name, files=(), action=Action.REUSE, why="")
-    found = []
+    components = []
     for name, component in sorted(known.items()):
         match choice.kind:
             case Kind.ALL:
                 why = "--native all compiles everything"
-                found.append(replace(component, action=Action.REBUILD, why=why))
+                components.append(replace(component, action=Action.REBUILD, why=why))
             case Kind.NAMED if name in choice.names:
                 why = f"--native names it{'; ' + whys[name] if name in whys else ''}"
-                found.append(replace(component, action=Action.REBUILD, why=why))
+                components.append(replace(component, action=Action.REBUILD, why=why))
             case Kind.AUTO if reasons is not None:
                 one = measured(component, whys.get(name), kept.get(name), hoped.get(name))
-                found.append(one)
+                components.append(one)
             case _:
-                found.append(component)
+                components.append(component)
+    hopeful = (c.name for c in components if c.action == Action.REBUILD and c.name in hoped)
     return Settled(
-        components=tuple(found),
-        measured=reasons is not None,
-        unfetched=tuple(c.name for c in found if c.action == Action.REBUILD and c.name in hoped),
+        components=tuple(components),
+        measured=reasons is not None and found.sure,
+        unfetched=tuple(hopeful),
         kept=kept,
+        env=found.env,
     )
 
 

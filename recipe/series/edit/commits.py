@@ -71,7 +71,7 @@ def read_tree(project: Project, bases: Bases, store: Store, root: Path) -> Tree:
             raise UsageError(
                 f"{commit} has no Topic",
                 means="Every commit above the base is a patch, or a part of one: its message ends "
-                "with the trailers that README.md describes.",
+                "with the trailers that docs/concepts/series.md describes.",
                 next=f"{tree.reword(commit)}, to add the trailers; or, if it belongs to another "
                 f"commit, git -C {root} rebase -i base-{base.tag}, and make it a fixup of that one",
             )

@@ -9,7 +9,7 @@ import pytest
 
 from recipe.compile.configure import Build, Step
 from recipe.compile.native.choice import Choice, Kind
-from recipe.compile.native.settle import candidates, settle
+from recipe.compile.native.settle import Evidence, candidates, settle
 from recipe.compile.stale import (
     RUNS,
     Reason,
@@ -143,24 +143,32 @@ def test_what_is_made_for_other_devices_is_no_candidate() -> None:
     assert candidates((REUSED,), published, ("12.1",)) == ("_qutlass_C",)
 
 
+AUTO = Choice(kind=Kind.AUTO)
+REASONS = [Reason(component="_C", why="the series changes 1 file (a.cu)")]
+
+
 def test_a_stale_component_whose_source_is_missing_stays_and_says_so() -> None:
-    reasons = [Reason(component="_C", why="the series changes 1 file (a.cu)")]
-    auto = Choice(kind=Kind.AUTO)
-    (found,) = settle(auto, (REUSED,), reasons, {"_C": "cutlass is missing"}).components
+    missing = Evidence(reasons=REASONS, kept={"_C": "cutlass is missing"})
+    (found,) = settle(AUTO, (REUSED,), missing).components
     assert found.action == Action.STALE
     assert found.why.endswith("this wheel does not contain that: cutlass is missing")
-    assert settle(auto, (REUSED,), reasons, {}).certain == ("_C",)
+    assert settle(AUTO, (REUSED,), Evidence(reasons=REASONS)).certain == ("_C",)
 
 
 def test_a_component_whose_source_must_be_fetched_is_not_certain() -> None:
-    reasons = [Reason(component="_C", why="the series changes 1 file (a.cu)")]
-    settled = settle(Choice(kind=Kind.AUTO), (REUSED,), reasons, {}, {"_C": "cutlass (x at v1)"})
+    hoped = Evidence(reasons=REASONS, unfetched={"_C": "cutlass (x at v1)"})
+    settled = settle(AUTO, (REUSED,), hoped)
     assert (settled.rebuild, settled.unfetched, settled.certain) == (("_C",), ("_C",), ())
     assert "if cutlass (x at v1) can be fetched" in settled.components[0].why
 
 
 def test_unmeasured_components_are_as_the_patches_declare() -> None:
     stale = replace(REUSED, action=Action.STALE, why="marlin changes its compile")
-    settled = settle(Choice(kind=Kind.AUTO), (stale,), None, {})
+    settled = settle(AUTO, (stale,), Evidence())
     assert settled.components == (stale,)
     assert not settled.measured
+
+
+def test_what_there_is_still_to_ask_is_not_measured() -> None:
+    assert settle(AUTO, (REUSED,), Evidence(reasons=REASONS)).measured
+    assert not settle(AUTO, (REUSED,), Evidence(reasons=REASONS, sure=False)).measured

@@ -26,11 +26,12 @@ CALLS = {
 SCRIPT = """\
 import signal
 from pathlib import Path
-from recipe import cli, run
+from recipe.cli import main
+from recipe.ground import run
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-cli.end_as_interrupted()
+main.end_as_interrupted()
 try:
     {call}
 except KeyboardInterrupt:
@@ -100,7 +101,7 @@ def test_a_command_that_ends_leaves_no_watcher(
 def test_a_signal_that_the_caller_has_ignored_stays_ignored(tmp_path: Path) -> None:
     """As nohup does; the command's own end decides."""
     script = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    script += "from recipe import cli; cli.end_as_interrupted()\n"
+    script += "from recipe.cli import main; main.end_as_interrupted()\n"
     script += "import os; os.kill(os.getpid(), signal.SIGHUP)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert done.returncode == 0

@@ -14,7 +14,7 @@ from recipe.ground import scratch
 HOLD = """
 import sys, time
 from pathlib import Path
-from recipe import scratch
+from recipe.ground import scratch
 with scratch.folder(Path(sys.argv[1]), "test") as folder:
     (folder / "half").write_text("half")
     print(folder, flush=True)

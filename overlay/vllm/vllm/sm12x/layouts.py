@@ -16,6 +16,7 @@ Sources: vLLM's `flashmla_sparse.py`, `quantize_and_insert_k_cache` and `concat_
 and the docstring of FlashMLA's `flash_mla_with_kvcache`.
 """
 
+import functools
 from dataclasses import dataclass
 from enum import Enum
 
@@ -132,21 +133,32 @@ def check_cache(cache: torch.Tensor, name: str = "cache") -> Layout:
     The last dimension tells the layout, as it tells FlashMLA. ValueError, naming the argument as
     `name`, for another shape or dtype, and for strides that a token can't be found by.
     """
-    found = f"{name} is {describe(cache)}"
-    layout = LAYOUTS.get(cache.shape[2]) if cache.dim() == 3 else None
-    if layout is None or cache.dtype != torch.uint8:
-        raise ValueError(f"{found}; expected (pages, page size, 584 or 656) uint8")
-    pages, page_size, token_bytes = cache.shape
-    stride, row_stride, byte_stride = cache.stride()
-    if page_size < 1:
-        raise ValueError(f"{found}; expected at least one token a page")
-    if byte_stride != 1 or (page_size > 1 and row_stride != token_bytes):
-        raise ValueError(f"{found}; expected strides (any, {token_bytes}, 1) within a page")
-    if pages > 1 and stride < page_size * token_bytes:
-        raise ValueError(f"{found}; expected pages {page_size * token_bytes} bytes apart or more")
-    if (pages > 1 and stride % LOAD_BYTES) or cache.data_ptr() % LOAD_BYTES:
-        raise ValueError(f"{found}; expected pages that start at multiples of {LOAD_BYTES} bytes")
+    start = cache.data_ptr() % LOAD_BYTES
+    layout, expected = _judge(tuple(cache.shape), cache.stride(), cache.dtype, start)
+    if layout is None:
+        raise ValueError(f"{name} is {describe(cache)}; expected {expected}")
     return layout
+
+
+@functools.lru_cache(maxsize=1024)  # asked several times for each layer of each step
+def _judge(
+    shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, start: int
+) -> tuple[Layout | None, str]:
+    """Return the layout of such a cache, or None and what was expected instead."""
+    layout = LAYOUTS.get(shape[2]) if len(shape) == 3 else None
+    if layout is None or dtype != torch.uint8:
+        return None, "(pages, page size, 584 or 656) uint8"
+    pages, page_size, token_bytes = shape
+    stride, row_stride, byte_stride = strides
+    if page_size < 1:
+        return None, "at least one token a page"
+    if byte_stride != 1 or (page_size > 1 and row_stride != token_bytes):
+        return None, f"strides (any, {token_bytes}, 1) within a page"
+    if pages > 1 and stride < page_size * token_bytes:
+        return None, f"pages {page_size * token_bytes} bytes apart or more"
+    if (pages > 1 and stride % LOAD_BYTES) or start:
+        return None, f"pages that start at multiples of {LOAD_BYTES} bytes"
+    return layout, ""
 
 
 def token_offsets(

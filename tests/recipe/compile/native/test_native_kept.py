@@ -6,13 +6,14 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 
+from recipe.compile.deepgemm import DeepGemm
+from recipe.compile.native.fates import useless
 from recipe.compile.native.members import with_files
 from recipe.compile.native.settle import Settled
-from recipe.compile.native.stage import Native, useless
+from recipe.compile.native.stage import Native
 from recipe.wheel.components import Action, Component
 from tests.recipe.scripted import (
     DEEPGEMM,
@@ -75,9 +76,15 @@ def test_a_component_that_is_named_is_compiled_for_one_python_and_that_is_said(
 def test_what_no_asked_device_can_use_is_no_loss(
     carried: bool | None, asked: tuple[str, ...], spared: bool
 ) -> None:
-    plan = MagicMock()
-    plan.deepgemm.carried_sm12x, plan.arch.asked = carried, asked
-    assert useless(plan) == ({DEEPGEMM} if spared else set())
+    theirs = DeepGemm(
+        carried="1",
+        pinned="2",
+        carried_sm12x=carried,
+        pinned_sm12x=True,
+        problems=None,
+        at_hand=False,
+    )
+    assert useless(theirs, asked) == ({DEEPGEMM} if spared else set())
 
 
 @pytest.mark.parametrize(

@@ -2,5 +2,6 @@
 """What this machine has for vLLM on SM12x: python -m vllm.sm12x.doctor.
 
 In: the machine (`machine` looks, `binaries` reads the GPU code of extensions). Out: which paths
-models take and what to change, as text or JSON (`report`). `support` decides; nothing is loaded.
+models take and what to change (`report`), printed as text or JSON (`command`). `support` decides;
+nothing is loaded.
 """

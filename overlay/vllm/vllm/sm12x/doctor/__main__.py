@@ -3,7 +3,7 @@
 
 import sys
 
-from .report import main
+from .command import main
 
 if __name__ == "__main__":
     sys.exit(main())

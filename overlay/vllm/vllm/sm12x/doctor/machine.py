@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import envs
-from ..support.flashinfer import FlashInfer, find_flashinfer
+from ..support.flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes
 from ..support.gemm import DeepGemm, find_deep_gemm
 from .binaries import Extension, examine, find_cuobjdump
 
@@ -43,7 +43,9 @@ class Knob:
 class Facts:
     """Everything that was found. `versions` has None for what isn't installed.
 
-    `examined`: a tool was there to look into the extensions.
+    `flashinfer_shapes`: the (heads, window) that it decodes V4 for, where it has a table of them.
+    `flashinfer_unusable`: why vLLM won't use it on this machine. `examined`: a tool was there to
+    look into the extensions.
     """
 
     devices: tuple[Device, ...]
@@ -51,6 +53,8 @@ class Facts:
     driver: str | None
     versions: dict[str, str | None]
     flashinfer: FlashInfer
+    flashinfer_shapes: frozenset[tuple[int, int]] | None
+    flashinfer_unusable: str
     deep_gemm: DeepGemm
     extensions: tuple[Extension, ...]
     examined: bool
@@ -69,13 +73,15 @@ def gather() -> Facts:
     package = Path(__file__).parents[2]
     site = [Path(folder) for folder in sys.path if folder]
     tool = find_cuobjdump(site)
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: installed_version(name) for name in PACKAGES}
     return Facts(
         devices=devices,
         is_cuda=is_cuda,
         driver=_driver(),
         versions=versions,
         flashinfer=find_flashinfer(),
+        flashinfer_shapes=flashinfer_v4_shapes(),
+        flashinfer_unusable=without_compiler(),
         deep_gemm=find_deep_gemm(),
         extensions=examine(package, tool),
         examined=tool is not None,
@@ -113,11 +119,27 @@ def _driver() -> str | None:
     return lines[0] if done.returncode == 0 and lines else None
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Return what a package's metadata says, None where it has none."""
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, KeyError, OSError, ValueError):
         return None
+
+
+def without_compiler() -> str:
+    """Say that FlashInfer can't compile its kernels and has no compiled ones, or nothing.
+
+    vLLM then takes it for absent. From v0.33 on it looks for nvcc where CUDA_HOME says, too.
+    """
+    if os.environ.get("VLLM_HAS_FLASHINFER_CUBIN") == "1":
+        return ""
+    if importlib.util.find_spec("flashinfer_cubin") is not None or shutil.which("nvcc"):
+        return ""
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")] + ["/usr/local/cuda"]
+    if any(home and shutil.which(str(Path(home, "bin", "nvcc"))) for home in homes):
+        return ""
+    return "vLLM uses no FlashInfer where there is neither nvcc nor flashinfer-cubin"
 
 
 def read_knobs() -> tuple[Knob, ...]:

@@ -1,56 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this machine has for vLLM on SM12x, which paths models will take there, what to change.
 
-python -m vllm.sm12x.doctor [--json]
-
-Looks only: nothing is loaded onto a GPU, and neither vLLM's extensions nor FlashInfer are imported.
-Exits 0 whatever it finds.
+Pure: of what `machine` found it makes paths, advice and text.
 """
 
-import argparse
-import json
-from dataclasses import asdict
-
-from .. import envs
-from ..support.choice import KNOB, Cache, Choice, Route, decide, vllm_refuses
-from ..support.flashinfer import FlashInfer
+from ..support.choice import Choice, Route
+from ..support.flashinfer import FlashInfer, missing
 from ..support.gemm import SUBJECT, DeepGemm, decide_for_release
+from ..support.models import Row, paths
 from .binaries import Extension, Verdict
-from .machine import Device, Facts, gather
+from .machine import Device, Facts
 
 # The first Triton that makes FP8 matrix instructions on sm_121; older ones widen the operands to 16
 # bits without a word.
 FP8_ON_SM121 = (3, 8)
 NO_VLLM = "vLLM isn't installed, so no path can be told"
-MODELS = {
-    "DeepSeek V4": (Cache.V4, 512, 64),
-    "DeepSeek V3.2, GLM-5.x": (Cache.V32, 2048, 64),
-    "GLM without RoPE": (Cache.V32, 2048, 0),
-}
 
 
-def choices(facts: Facts, device: Device | None, forced: bool | None) -> dict[str, Choice]:
-    """Return which path each kind of model takes on a device.
+def choices(facts: Facts, device: Device | None, forced: bool | None) -> tuple[Row, ...]:
+    """Return which path each kind of model takes on a device of this machine.
 
-    For V4, vLLM asks FlashInfer about the number of heads besides, which a model has to be known
-    for. Empty where vLLM isn't installed.
+    Empty where vLLM isn't installed.
     """
     version = facts.versions["vllm"]
     if version is None:
-        return {}
-    return {
-        model: decide(
-            is_cuda=facts.is_cuda and device is not None,
-            capability=device.capability if device else None,
-            forced=forced,
-            layout=layout,
-            rope_dim=rope,
-            refusal=vllm_refuses(version, layout=layout, index_topk=topk, rope_dim=rope)
-            or facts.flashinfer.refuses(rope_dim=rope),
-            danger=facts.flashinfer.danger,
-        )
-        for model, (layout, topk, rope) in MODELS.items()
-    }
+        return ()
+    unusable = facts.flashinfer_unusable and not facts.flashinfer.problem
+    return paths(
+        vllm_version=version,
+        found=missing(facts.flashinfer_unusable) if unusable else facts.flashinfer,
+        shapes=facts.flashinfer_shapes,
+        is_cuda=facts.is_cuda and device is not None,
+        capability=device.capability if device else None,
+        forced=forced,
+    )
 
 
 def choose_gemm(facts: Facts, device: Device | None, forced: bool | None) -> Choice | None:
@@ -67,18 +50,20 @@ def choose_gemm(facts: Facts, device: Device | None, forced: bool | None) -> Cho
     )
 
 
-def advise(facts: Facts, found: dict[str, Choice], gemm: Choice | None) -> tuple[str, ...]:
+def advise(facts: Facts, found: tuple[Row, ...], gemm: Choice | None) -> tuple[str, ...]:
     """Return what to change, most pressing first."""
     advice = [f"Mend a variable. {knob.problem}" for knob in facts.knobs if knob.problem]
     advice += [
         f"{name} is set, and nothing reads it: is it misspelt?" for name in facts.unknown_knobs
     ]
-    for model, choice in found.items():
-        if choice.path is Route.NONE:
-            advice.append(f"Nothing can serve {model}: {choice.why}.")
+    for models, choice in grouped(found):
+        if choice.path is Route.NONE and choice.unexpected:
+            advice.append(f"Nothing can serve {models}: {choice.why}.")
     if gemm is not None and gemm.path is Route.NONE:
         advice.append(f"{SUBJECT}: nothing can serve them, because {gemm.why}.")
-    if facts.flashinfer.hangs and any(c.path is Route.UPSTREAM for c in found.values()):
+    if facts.sm12x and facts.flashinfer_unusable and not facts.flashinfer.problem:
+        advice.append(f"Install nvcc or flashinfer-cubin: {facts.flashinfer_unusable}.")
+    if facts.flashinfer.hangs and any(row.choice.path is Route.UPSTREAM for row in found):
         advice.append("Take FlashInfer 0.6.18 or newer: on SM12x this one's sparse MLA can hang.")
     triton = facts.versions["triton"]
     on_sm121 = any(d.capability == (12, 1) for d in facts.sm12x)
@@ -102,7 +87,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def report(
-    facts: Facts, found: dict[str, Choice], gemm: Choice | None, advice: tuple[str, ...]
+    facts: Facts, found: tuple[Row, ...], gemm: Choice | None, advice: tuple[str, ...]
 ) -> str:
     """Return all of it as text."""
     lines = ["Devices"]
@@ -124,16 +109,42 @@ def report(
     lines.append("Variables")
     lines += [f"  {knob.name} = {knob.value} ({knob.origin})" for knob in facts.knobs]
     lines.append("Sparse MLA")
-    for model, choice in found.items():
-        lines.append(f"  {model}: {choice.path.value}, because {choice.why}")
-    if not found:
-        lines.append(f"  {NO_VLLM}")
+    lines += path_lines(found)
     lines.append("Beside attention")
     told = NO_VLLM if gemm is None else f"{SUBJECT}: {gemm.path.value}, because {gemm.why}"
     lines.append(f"  {told}")
     lines.append("To change")
     lines += [f"  {item}" for item in advice] or ["  nothing"]
     return "\n".join(lines)
+
+
+def grouped(found: tuple[Row, ...]) -> list[tuple[str, Choice]]:
+    """Return models that take a path for the same reason together, named in one text."""
+    together: dict[Choice, list[Row]] = {}
+    for row in found:
+        together.setdefault(row.choice, []).append(row)
+    return [(", ".join(_names(rows)), choice) for choice, rows in together.items()]
+
+
+def _names(rows: list[Row]) -> list[str]:
+    kinds: dict[str, set[bool]] = {}
+    for row in rows:
+        kinds.setdefault(row.model, set()).add(row.speculation)
+    named = {True: " with speculative decoding", False: " without speculative decoding"}
+    return [name + (named[min(is_)] if len(is_) == 1 else "") for name, is_ in kinds.items()]
+
+
+def path_lines(found: tuple[Row, ...]) -> list[str]:
+    """Return the paths as lines of text."""
+    lines = [f"  {models}: {c.path.value}, because {c.why}" for models, c in grouped(found)]
+    return lines or [f"  {NO_VLLM}"]
+
+
+def path_rows(found: tuple[Row, ...]) -> list[dict[str, object]]:
+    """Return the paths as JSON has them."""
+    return [
+        {"model": row.model, "speculation": row.speculation, **as_json(row.choice)} for row in found
+    ]
 
 
 def _flashinfer(found: FlashInfer) -> str:
@@ -157,34 +168,6 @@ def _extension(extension: Extension, devices: tuple[Device, ...]) -> str:
     return "; ".join([" ".join(holds), *dict.fromkeys(verdicts)])
 
 
-def _path(choice: Choice) -> dict[str, str]:
+def as_json(choice: Choice) -> dict[str, str]:
+    """Return a path as JSON has it."""
     return {"path": choice.path.value, "why": choice.why}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code, 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vllm.sm12x.doctor", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
-    options = parser.parse_args(arguments)
-    facts = gather()
-    device = (*facts.sm12x, *facts.devices, None)[0]
-    # Read without the warning that `envs.get` gives; what is invalid is in the report.
-    (forced,) = (v.read().value for v in envs.VARIABLES if v.name == KNOB)
-    found = choices(facts, device, forced)
-    gemm = choose_gemm(facts, device, forced)
-    advice = advise(facts, found, gemm)
-    if not options.json:
-        print(report(facts, found, gemm, advice))
-        return 0
-    document = {
-        "schema": 1,
-        **asdict(facts),
-        "paths": {model: _path(choice) for model, choice in found.items()},
-        "gemm_path": None if gemm is None else _path(gemm),
-        "advice": advice,
-    }
-    print(json.dumps(document))
-    return 0

@@ -90,9 +90,9 @@ VARIABLES: tuple[EnvVar, ...] = (
         default="auto",
         parser=choice("auto", "1", "0"),
         meaning=(
-            "Whether a checkpoint is read into the page cache while it is loaded when no "
-            "safetensors load strategy is given: auto decides by file system, size and memory, "
-            "1 always does, 0 never does."
+            "Whether a checkpoint is read into the page cache while it is loaded when nothing "
+            "else says how: auto decides by file system, size and memory, 1 is "
+            "VLLM_SM12X_LOADING=prefetch, 0 is lazy."
         ),
         compile_factor=False,
     ),
@@ -100,7 +100,55 @@ VARIABLES: tuple[EnvVar, ...] = (
         name="VLLM_SM12X_PREFETCH_MIN_GIB",
         default=50.0,
         parser=gibibytes,
-        meaning="Automatic prefetch starts above this many GiB of checkpoint per rank.",
+        meaning=(
+            "A checkpoint on a local disk is read ahead by itself above this many GiB per rank, "
+            "or where memory doesn't hold it."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING",
+        default="auto",
+        parser=choice("auto", "lazy", "prefetch", "window", "stream"),
+        meaning=(
+            "How safetensors files are loaded when no safetensors load strategy is given; see "
+            "docs/loading.md. auto decides."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING_THREADS",
+        default=None,
+        shown="automatic",
+        parser=count,
+        meaning=(
+            "Threads that read for a window (by itself 2 on a local disk, 8 elsewhere) or a "
+            "stream (4)."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING_BLOCK_MIB",
+        default=16,
+        parser=count,
+        meaning="A window reads blocks of so many MiB.",
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_LOADING_WINDOW_GIB",
+        default=1.0,
+        parser=gibibytes,
+        meaning=(
+            "A window is at most so many GiB ahead of the load, and takes at most a quarter of "
+            "the memory that is available."
+        ),
+        compile_factor=False,
+    ),
+    EnvVar(
+        name="VLLM_SM12X_STREAM_MIB",
+        default=48,
+        parser=count,
+        meaning="A stream reads into so many MiB of its own, page-locked where CUDA is up.",
         compile_factor=False,
     ),
     EnvVar(
@@ -118,10 +166,13 @@ VARIABLES: tuple[EnvVar, ...] = (
     ),
     EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_ALLOW_CUDAGRAPH",
-        default=None,
-        shown="1, with speculative decoding 0",
+        default=True,
+        shown="1",
         parser=flag,
-        meaning="0 turns compilation and graph capture off for models on the Triton path.",
+        meaning=(
+            "0 turns compilation and graph capture off for models on the Triton path; with drafts "
+            "of speculative decoding both stay on, too."
+        ),
         # Without compilation there is nothing to look up.
         compile_factor=False,
     ),
@@ -135,6 +186,7 @@ VARIABLES: tuple[EnvVar, ...] = (
             "to whole tiles of 32; what programs share is merged in a second launch."
         ),
         compile_factor=False,
+        aliases=("VLLM_SM120_REFERENCE_TOPK_CHUNK_SIZE",),
     ),
     EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE",
@@ -146,6 +198,7 @@ VARIABLES: tuple[EnvVar, ...] = (
             "2 KiB a head, row and split."
         ),
         compile_factor=False,
+        aliases=("VLLM_SM120_REFERENCE_QUERY_CHUNK_SIZE",),
     ),
     EnvVar(
         name="VLLM_TRITON_MLA_SPARSE_HEAD_BLOCK_SIZE",
@@ -178,6 +231,7 @@ VARIABLES: tuple[EnvVar, ...] = (
         parser=str,
         meaning="Where the dump goes; lines are added at its end.",
         compile_factor=False,
+        aliases=("VLLM_SM120_ATTENTION_DUMP_PATH",),
     ),
     EnvVar(
         name="VLLM_DEEP_GEMM_SM120_PAGED_MQA_TILED",

@@ -15,8 +15,8 @@ import triton
 
 from ..layouts import V4, Layout, check_cache
 from ..scope import Scope
-from .decode_v4 import decode_v4_kernel
-from .decode_v32 import decode_v32_kernel
+from .decode_kernel import decode_kernel
+from .launch import device_of
 from .merge import merge_kernel
 from .softmax import LOG2E
 from .tiles import Kernel, Limits, Plan, describe_device, plan, read_limits
@@ -65,17 +65,55 @@ def sparse_decode(
     shape = (min(rows, limits.rows), chosen.splits, heads)
     partial = q.new_empty((*shape, D_V), dtype=torch.float32)
     partial_lse = q.new_empty(shape, dtype=torch.float32)
+    if rows <= limits.rows:
+        _pass(chosen, layout, q, scopes, scale, sink, out, lse, partial, partial_lse)
+        return
     for first in range(0, rows, limits.rows):
         part = slice(first, min(first + limits.rows, rows))
         few = [_rows_of(scope, part) for scope in scopes]
-        _launch(
-            chosen, layout, q[part], few, scale, sink, out[part], lse[part], partial, partial_lse
+        _pass(chosen, layout, q[part], few, scale, sink, out[part], lse[part], partial, partial_lse)
+
+
+def _pass(
+    chosen: Plan,
+    layout: Layout,
+    q: torch.Tensor,
+    scopes: Sequence[Scope],
+    scale: float,
+    sink: torch.Tensor | None,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    partial: torch.Tensor,
+    partial_lse: torch.Tensor,
+) -> None:
+    _launch(chosen, layout, q, scopes, scale, sink, out, lse, partial, partial_lse)
+    _merge(chosen, partial, partial_lse, sink, out, lse)
+
+
+def _merge(
+    chosen: Plan,
+    partial: torch.Tensor,
+    partial_lse: torch.Tensor,
+    sink: torch.Tensor | None,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+) -> None:
+    rows, heads, _ = out.shape
+    with device_of(out):
+        merge_kernel[(rows * heads,)](
+            partial_ptr=partial,
+            partial_lse_ptr=partial_lse,
+            sink_ptr=sink,
+            out_ptr=out,
+            lse_ptr=lse,
+            out_row_stride=out.stride(0),
+            out_head_stride=out.stride(1),
+            lse_row_stride=lse.stride(0),
+            heads=heads,
+            splits=chosen.splits,
+            ROUNDED=triton.next_power_of_2(chosen.splits),
+            num_warps=4,
         )
-        merge_kernel[((part.stop - first) * heads,)](
-            partial, partial_lse, sink, out[part], lse[part], out.stride(0), out.stride(1),
-            lse.stride(0), heads, chosen.splits,
-            ROUNDED=triton.next_power_of_2(chosen.splits), num_warps=4,
-        )  # fmt: skip
 
 
 def _rows_of(scope: Scope, part: slice) -> Scope:
@@ -97,18 +135,27 @@ def _check(q: torch.Tensor, scopes: Sequence[Scope]) -> Layout:
     return layout
 
 
-def _scope_arguments(scope: Scope | None) -> tuple[Any, ...]:
-    """Cache, indices, lengths, page stride, slots, width and index stride, as kernels take them."""
-    if scope is None:
-        return (None, None, None, 0, 0, 0, 0)
-    pages, page_size, _ = scope.cache.shape
-    # The stride of a dimension of one means nothing and might not be a multiple of 16.
-    page_stride = scope.cache.stride(0) if pages > 1 else 0
-    indices = scope.indices if scope.indices.stride(1) == 1 else scope.indices.contiguous()
-    return (
-        scope.cache, indices, scope.lengths, page_stride, pages * page_size, indices.shape[1],
-        indices.stride(0),
-    )  # fmt: skip
+def _scope_arguments(scope: Scope | None, prefix: str) -> dict[str, Any]:
+    """What kernels take of a scope, None and 0 for one that isn't there."""
+    cache = indices = lengths = None
+    page_stride = slots = width = index_stride = 0
+    if scope is not None:
+        cache, lengths = scope.cache, scope.lengths
+        pages, page_size, _ = cache.shape
+        # The stride of a dimension of one means nothing and might not be a multiple of 16.
+        page_stride = cache.stride(0) if pages > 1 else 0
+        slots = pages * page_size
+        indices = scope.indices if scope.indices.stride(1) == 1 else scope.indices.contiguous()
+        width, index_stride = indices.shape[1], indices.stride(0)
+    return {
+        f"{prefix}cache_ptr": cache,
+        f"{prefix}index_ptr": indices,
+        f"{prefix}length_ptr": lengths,
+        f"{prefix}page_stride": page_stride,
+        f"{prefix}slots": slots,
+        f"{prefix}width": width,
+        f"{prefix}index_stride": index_stride,
+    }
 
 
 def _launch(
@@ -126,18 +173,31 @@ def _launch(
     rows, heads, width = q.shape
     tile = chosen.tile
     extra = scopes[1] if len(scopes) > 1 else None
-    scale *= LOG2E.value
-    options: dict[str, Any] = {}
-    if layout is V4:
-        function, scale = decode_v4_kernel, scale * V4_UP
-    else:
-        function, options = decode_v32_kernel, {"ROPE": width - layout.nope_dim}
-    function[(rows * chosen.head_blocks, chosen.splits)](
-        q, sink, out, lse, partial, partial_lse,
-        *_scope_arguments(scopes[0]), *_scope_arguments(extra),
-        q.stride(0), q.stride(1), out.stride(0), out.stride(1), lse.stride(0), heads,
-        chosen.splits, scale,
-        PAGE=scopes[0].cache.shape[1], EXTRA_PAGE=extra.cache.shape[1] if extra else 1,
-        SPLIT=chosen.splits > 1, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
-        num_warps=tile.warps, num_stages=tile.stages, **options,
-    )  # fmt: skip
+    with device_of(q):
+        decode_kernel[(rows * chosen.head_blocks, chosen.splits)](
+            q_ptr=q,
+            sink_ptr=sink,
+            out_ptr=out,
+            lse_ptr=lse,
+            partial_ptr=partial,
+            partial_lse_ptr=partial_lse,
+            **_scope_arguments(scopes[0], ""),
+            **_scope_arguments(extra, "extra_"),
+            q_row_stride=q.stride(0),
+            q_head_stride=q.stride(1),
+            out_row_stride=out.stride(0),
+            out_head_stride=out.stride(1),
+            lse_row_stride=lse.stride(0),
+            heads=heads,
+            splits=chosen.splits,
+            scale=scale * LOG2E.value * (V4_UP if layout is V4 else 1.0),
+            V4=layout is V4,
+            PAGE=scopes[0].cache.shape[1],
+            EXTRA_PAGE=extra.cache.shape[1] if extra else 1,
+            ROPE=0 if layout is V4 else width - layout.nope_dim,
+            SPLIT=chosen.splits > 1,
+            BLOCK_H=tile.block_heads,
+            BLOCK_N=tile.block_entries,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse decode over row-wise V3.2 and GLM caches: 512 e4m3 values in four groups, which are V too.
+"""Row-wise V3.2 and GLM caches for `decode_kernel`: 512 e4m3 values in four groups, and RoPE.
 
 The float32 scales needn't be powers of two, so a scaled value may have no exact bfloat16. The
 kernel never scales a value: a group's logits are multiplied after its dot, and the weights before
@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 
 from .bytes import byte_planes, join4, split4
-from .softmax import VARYING, count, divisor, fold, natural_lse, pick, share
 
 ROW_BYTES: tl.constexpr = tl.constexpr(656)
 SCALE_BYTES: tl.constexpr = tl.constexpr(512)
@@ -51,47 +50,67 @@ def _rows(cache_ptr, page_stride, slots, index, PAGE: tl.constexpr):
 
 
 @triton.jit
-def _attend(
-    q, m, total, acc, cache_ptr, page_stride, slots, index_ptr, counted, tiles, scale,
-    PAGE: tl.constexpr, ROPE: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Fold the entries of the tiles `tiles` = (first, end) of one scope into a row's state."""
+def _group(logits, q, words, scale, GROUP: tl.constexpr):
+    """A group's four planes, and the logits with its own added, times its scale.
+
+    Two sums in turn: one would wait for itself.
+    """
     factor = tl.full([1, 1], REBIAS, tl.int16).to(tl.bfloat16, bitcast=True)
-    upcoming = pick(index_ptr, tiles[0] * BLOCK_N, counted, BLOCK_N)
-    for tile in range(tiles[0], tiles[1]):
-        index = upcoming
-        # One tile ahead, so that a tile's copies don't wait for its own indices.
-        upcoming = pick(index_ptr, (tile + 1) * BLOCK_N, counted, BLOCK_N)
-        row_ptr, valid = _rows(cache_ptr, page_stride, slots, index, PAGE)
-        scales = _scales(row_ptr, valid)
-        words0, words1 = _words(row_ptr, valid, 0), _words(row_ptr, valid, 1)
-        words2, words3 = _words(row_ptr, valid, 2), _words(row_ptr, valid, 3)
-        k = byte_planes(words0, factor) + byte_planes(words1, factor)
-        k = k + byte_planes(words2, factor) + byte_planes(words3, factor)
-        if ROPE:
-            pointers = (row_ptr + ROPE_BYTES).to(tl.pointer_type(tl.bfloat16))
-            pointers = pointers[:, None] + tl.arange(0, ROPE)[None, :]
-            rope = tl.load(pointers, mask=valid[:, None], other=0.0)
-            logits = tl.dot(q[16], tl.trans(rope))
-        else:
-            logits = tl.zeros([q[0].shape[0], BLOCK_N], tl.float32)
-        for group in tl.static_range(4):
-            part = tl.dot(q[4 * group], tl.trans(k[4 * group]))
-            for i in tl.static_range(4 * group + 1, 4 * group + 4):
-                part = tl.dot(q[i], tl.trans(k[i]), part)
-            logits += part * scales[group][None, :]
-        weights, decay, m, total = fold(logits * scale, valid, m, total)
-        summed = ()
-        for group in tl.static_range(4):
-            scaled = (weights * scales[group][None, :]).to(tl.bfloat16)
-            for i in tl.static_range(4 * group, 4 * group + 4):
-                summed = summed + (tl.dot(scaled, k[i], acc[i] * decay[:, None]),)
-        acc = summed
-    return m, total, acc
+    k = byte_planes(words, factor)
+    even = tl.dot(q[4 * GROUP], tl.trans(k[0]))
+    odd = tl.dot(q[4 * GROUP + 1], tl.trans(k[1]))
+    even = tl.dot(q[4 * GROUP + 2], tl.trans(k[2]), even)
+    odd = tl.dot(q[4 * GROUP + 3], tl.trans(k[3]), odd)
+    return k, logits + (even + odd) * scale[None, :]
 
 
 @triton.jit
-def _queries(q_ptr, mask, ROPE: tl.constexpr, BLOCK_H: tl.constexpr):
+def scores(
+    q, cache_ptr, page_stride, slots, index, PAGE: tl.constexpr, ROPE: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """A tile's keys (sixteen operands), four scales an entry, its logits, and which are valid.
+
+    A group's products stand before the next one's conversion, so that the compiler mixes the two.
+    """
+    row_ptr, valid = _rows(cache_ptr, page_stride, slots, index, PAGE)
+    scales = _scales(row_ptr, valid)
+    words0, words1 = _words(row_ptr, valid, 0), _words(row_ptr, valid, 1)
+    words2, words3 = _words(row_ptr, valid, 2), _words(row_ptr, valid, 3)
+    if ROPE:
+        pointers = (row_ptr + ROPE_BYTES).to(tl.pointer_type(tl.bfloat16))
+        pointers = pointers[:, None] + tl.arange(0, ROPE)[None, :]
+        logits = tl.dot(q[16], tl.trans(tl.load(pointers, mask=valid[:, None], other=0.0)))
+    else:
+        logits = tl.zeros([BLOCK_H, BLOCK_N], tl.float32)
+    k0, logits = _group(logits, q, words0, scales[0], 0)
+    k1, logits = _group(logits, q, words1, scales[1], 1)
+    k2, logits = _group(logits, q, words2, scales[2], 2)
+    k3, logits = _group(logits, q, words3, scales[3], 3)
+    return k0 + k1 + k2 + k3, scales, logits, valid
+
+
+@triton.jit
+def sums(weights, decay, k, scales, acc):
+    """The outputs with those of a tile added, each plane for itself."""
+    summed = ()
+    for group in tl.static_range(4):
+        scaled = (weights * scales[group][None, :]).to(tl.bfloat16)
+        for i in tl.static_range(4 * group, 4 * group + 4):
+            summed = summed + (tl.dot(scaled, k[i], acc[i] * decay[:, None]),)
+    return summed
+
+
+@triton.jit
+def nothing(BLOCK_H: tl.constexpr):
+    """The outputs before the first key."""
+    zero = tl.zeros([BLOCK_H, 32], tl.float32)
+    acc = (zero, zero, zero, zero, zero, zero, zero, zero)
+    return acc + acc
+
+
+@triton.jit
+def queries(q_ptr, mask, ROPE: tl.constexpr, BLOCK_H: tl.constexpr):
     """The operands that belong to those of the keys: sixteen planes, and RoPE if there is any."""
     columns = tl.arange(0, 128)[None, :]
     planes = split4(tl.load(q_ptr + columns, mask=mask, other=0.0), BLOCK_H, 128)
@@ -105,72 +124,10 @@ def _queries(q_ptr, mask, ROPE: tl.constexpr, BLOCK_H: tl.constexpr):
 
 
 @triton.jit
-def _store(out_ptr, acc, inverse, mask, BLOCK_H: tl.constexpr):
+def store(out_ptr, acc, inverse, mask, BLOCK_H: tl.constexpr):
+    """The outputs, times `inverse`, in the order of dims that a caller knows."""
     columns = tl.arange(0, 128)[None, :]
     for i in tl.static_range(4):
         x = join4(acc[4 * i], acc[4 * i + 1], acc[4 * i + 2], acc[4 * i + 3], BLOCK_H, 128)
         x = (x * inverse).to(out_ptr.dtype.element_ty)
         tl.store(out_ptr + 128 * i + columns, x, mask=mask)
-
-
-# Nor may a slice of the lengths compile another kernel.
-@triton.jit(
-    do_not_specialize=VARYING, do_not_specialize_on_alignment=["length_ptr", "extra_length_ptr"]
-)
-def decode_v32_kernel(
-    q_ptr, sink_ptr, out_ptr, lse_ptr, partial_ptr, partial_lse_ptr,
-    cache_ptr, index_ptr, length_ptr, page_stride, slots, width, index_stride,
-    extra_cache_ptr, extra_index_ptr, extra_length_ptr, extra_page_stride, extra_slots,
-    extra_width, extra_index_stride,
-    q_row_stride, q_head_stride, out_row_stride, out_head_stride, lse_row_stride, heads, splits,
-    scale, PAGE: tl.constexpr, EXTRA_PAGE: tl.constexpr, SPLIT: tl.constexpr, ROPE: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Grid (rows * head blocks, splits). `scale` is softmax scale * log2(e). ROPE is 64 or 0.
-
-    Without SPLIT it writes `out` (bfloat16) and `lse`; with it, float32 outputs of each split's own
-    softmax to `partial` (rows, splits, heads, 512) and base-2 LSEs to `partial_lse`, for `merge`.
-    """
-    blocks = tl.cdiv(heads, BLOCK_H)
-    row, split = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(1)
-    head = (tl.program_id(0) % blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
-    valid_head = head < heads
-    mask = valid_head[:, None]
-    counted = count(length_ptr, row, width)
-    tiles = tl.cdiv(counted, BLOCK_N)
-    if extra_cache_ptr is not None:
-        extra_counted = count(extra_length_ptr, row, extra_width)
-        extra_tiles = tl.cdiv(extra_counted, BLOCK_N)
-    else:
-        extra_tiles = 0
-    first, end = share(tiles + extra_tiles, split, splits)
-
-    q_ptr += row * q_row_stride + (head * q_head_stride)[:, None]
-    q = _queries(q_ptr, mask, ROPE, BLOCK_H)
-    m = tl.full([BLOCK_H], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_H], tl.float32)
-    zero = tl.zeros([BLOCK_H, 32], tl.float32)
-    acc = (zero, zero, zero, zero, zero, zero, zero, zero)
-    acc = acc + acc
-    m, total, acc = _attend(
-        q, m, total, acc, cache_ptr, page_stride, slots, index_ptr + row * index_stride, counted,
-        (tl.minimum(first, tiles), tl.minimum(end, tiles)), scale, PAGE, ROPE, BLOCK_N,
-    )  # fmt: skip
-    if extra_cache_ptr is not None:
-        m, total, acc = _attend(
-            q, m, total, acc, extra_cache_ptr, extra_page_stride, extra_slots,
-            extra_index_ptr + row * extra_index_stride, extra_counted,
-            (tl.maximum(first - tiles, 0), tl.maximum(end - tiles, 0)), scale,
-            EXTRA_PAGE, ROPE, BLOCK_N,
-        )  # fmt: skip
-
-    if not SPLIT:
-        inverse = divisor(m, total, sink_ptr, head, valid_head)[:, None]
-        out_ptr += row * out_row_stride + (head * out_head_stride)[:, None]
-        _store(out_ptr, acc, inverse, mask, BLOCK_H)
-        tl.store(lse_ptr + row * lse_row_stride + head, natural_lse(m, total), mask=valid_head)
-    else:
-        part = (row * splits + split) * heads + head
-        inverse = tl.where(total == 0, 0.0, 1.0 / total)[:, None]
-        _store(partial_ptr + part[:, None] * 512, acc, inverse, mask, BLOCK_H)
-        tl.store(partial_lse_ptr + part, m + tl.log2(total), mask=valid_head)

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .gemm_tiles import EinsumPlan, plan_einsum
+from .launch import device_of
 from .tiles import describe_device
 
 # Arguments that a kernel isn't compiled anew for when they become 1 or a multiple of 16.
@@ -23,8 +24,8 @@ GROUP: tl.constexpr = tl.constexpr(128)
 
 @triton.jit
 def _power(exponent):
-    """2 to the power of a UE8M0 byte, as float32."""
-    return (exponent << 23).to(tl.float32, bitcast=True)
+    """The float32 of a UE8M0 byte: its exponent field, but 2^-127, which is subnormal, for 0."""
+    return tl.where(exponent == 0, 1 << 22, exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -153,16 +154,44 @@ def fp8_einsum(
     if plan.splits > 1:
         partial = a.new_empty((plan.splits, rows, groups, width), dtype=torch.float32)
     grid = (groups * (width // tile.block_columns), triton.cdiv(rows, tile.block_rows), plan.splits)
-    fp8_einsum_kernel[grid](
-        a, a_scale, b, b_scale, out, partial,
-        a.stride(0), a.stride(1), a_scale.stride(0), a_scale.stride(1), a_scale.stride(2),
-        b.stride(0), b.stride(1), out.stride(0), out.stride(1), rows, groups, plan.splits,
-        WIDTH=width, DEPTH=depth, SPLIT=partial is not None,
-        BLOCK_M=tile.block_rows, BLOCK_N=tile.block_columns,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
-    if partial is not None:
-        sum_kernel[rows * groups, width // 128](
-            partial, out, out.stride(0), out.stride(1), rows, groups, plan.splits,
-            WIDTH=width, BLOCK=128, num_warps=1,
-        )  # fmt: skip
+    with device_of(a):
+        fp8_einsum_kernel[grid](
+            a_ptr=a,
+            a_scale_ptr=a_scale,
+            b_ptr=b,
+            b_scale_ptr=b_scale,
+            out_ptr=out,
+            partial_ptr=partial,
+            a_row_stride=a.stride(0),
+            a_group_stride=a.stride(1),
+            scale_row_stride=a_scale.stride(0),
+            scale_group_stride=a_scale.stride(1),
+            scale_block_stride=a_scale.stride(2),
+            b_group_stride=b.stride(0),
+            b_row_stride=b.stride(1),
+            out_row_stride=out.stride(0),
+            out_group_stride=out.stride(1),
+            rows=rows,
+            groups=groups,
+            splits=plan.splits,
+            WIDTH=width,
+            DEPTH=depth,
+            SPLIT=partial is not None,
+            BLOCK_M=tile.block_rows,
+            BLOCK_N=tile.block_columns,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+        if partial is not None:
+            sum_kernel[rows * groups, width // 128](
+                partial_ptr=partial,
+                out_ptr=out,
+                out_row_stride=out.stride(0),
+                out_group_stride=out.stride(1),
+                rows=rows,
+                groups=groups,
+                splits=plan.splits,
+                WIDTH=width,
+                BLOCK=128,
+                num_warps=1,
+            )

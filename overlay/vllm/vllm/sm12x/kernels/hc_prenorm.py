@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .gemm_tiles import choose_prenorm_tile
+from .launch import device_of
 
 # Arguments that a kernel isn't compiled anew for when they become 1 or a multiple of 16.
 VARYING = ("rows", "splits", "out_split_stride", "square_stride")
@@ -65,11 +66,24 @@ def hc_prenorm(x: torch.Tensor, fn: torch.Tensor, out: torch.Tensor, squares: to
     """
     rows, depth = x.shape
     tile = choose_prenorm_tile(rows, depth)
-    hc_prenorm_kernel[triton.cdiv(rows, tile.block_rows), out.shape[0]](
-        x, fn, out, squares,
-        x.stride(0), fn.stride(0), out.stride(0), out.stride(1), squares.stride(0), rows,
-        out.shape[0],
-        DEPTH=depth, COLUMNS=fn.shape[0], ROUNDED=max(16, triton.next_power_of_2(fn.shape[0])),
-        BLOCK_M=tile.block_rows, BLOCK_K=tile.block_depth,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    with device_of(x):
+        hc_prenorm_kernel[triton.cdiv(rows, tile.block_rows), out.shape[0]](
+            x_ptr=x,
+            fn_ptr=fn,
+            out_ptr=out,
+            square_ptr=squares,
+            x_stride=x.stride(0),
+            fn_stride=fn.stride(0),
+            out_split_stride=out.stride(0),
+            out_stride=out.stride(1),
+            square_stride=squares.stride(0),
+            rows=rows,
+            splits=out.shape[0],
+            DEPTH=depth,
+            COLUMNS=fn.shape[0],
+            ROUNDED=max(16, triton.next_power_of_2(fn.shape[0])),
+            BLOCK_M=tile.block_rows,
+            BLOCK_K=tile.block_depth,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )

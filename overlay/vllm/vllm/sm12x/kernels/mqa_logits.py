@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import device_of
 from .logits_tiles import choose_prompt_tile, rounded_heads
 from .tiles import describe_device
 
@@ -94,10 +95,27 @@ def mqa_logits(
     rows, heads, dim = q.shape
     tile = choose_prompt_tile(describe_device(q.device).family, heads, rows)
     grid = (triton.cdiv(k.shape[0], tile.block_keys), triton.cdiv(rows, tile.block_rows))
-    mqa_logits_kernel[grid](
-        q, k, scales, weights, first, end, out,
-        q.stride(0), q.stride(1), k.stride(0), weights.stride(0), out.stride(0),
-        rows, k.shape[0], heads,
-        HEADS=rounded_heads(heads), DIM=dim, BLOCK_M=tile.block_rows, BLOCK_N=tile.block_keys,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    with device_of(q):
+        mqa_logits_kernel[grid](
+            q_ptr=q,
+            k_ptr=k,
+            scale_ptr=scales,
+            weight_ptr=weights,
+            first_ptr=first,
+            end_ptr=end,
+            out_ptr=out,
+            q_row_stride=q.stride(0),
+            q_head_stride=q.stride(1),
+            k_stride=k.stride(0),
+            weight_stride=weights.stride(0),
+            out_stride=out.stride(0),
+            rows=rows,
+            keys=k.shape[0],
+            heads=heads,
+            HEADS=rounded_heads(heads),
+            DIM=dim,
+            BLOCK_M=tile.block_rows,
+            BLOCK_N=tile.block_keys,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )

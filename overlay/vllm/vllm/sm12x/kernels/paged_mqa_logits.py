@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .launch import device_of
 from .logits_tiles import choose_decode_tile, rounded_heads, splits_of
 from .mqa_logits import load_query, score
 from .tiles import describe_device
@@ -39,6 +40,12 @@ def _page(table_ptr, tile, blocks, pages, PAGE: tl.constexpr, BLOCK_N: tl.conste
     place = tile * BLOCK_N // PAGE
     page = tl.load(table_ptr + tl.minimum(place, blocks - 1), mask=place < blocks, other=0)
     return tl.minimum(tl.maximum(page, 0), pages - 1).to(tl.int64)
+
+
+@triton.jit
+def _known(logits, position, blocks, PAGE: tl.constexpr):
+    """The logits of tokens that the table has a page for, -inf for those past its width."""
+    return tl.where(position < blocks * PAGE, logits, float("-inf"))
 
 
 @triton.jit
@@ -94,7 +101,7 @@ def tiled_kernel(
         k, scale = _keys(cache_ptr, page, page_stride, tile, last, DIM, PAGE, BLOCK_N)
         position = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         for i in tl.static_range(TOKENS):
-            logits = score(k, q[i], weights[i]) * scale
+            logits = _known(score(k, q[i], weights[i]) * scale, position, blocks, PAGE)
             tl.store(out_ptr + (row + i) * out_stride + position, logits, mask=position < seen[i])
 
 
@@ -122,7 +129,7 @@ def simple_kernel(
         weight_ptr + wide * weight_stride, q_head_stride, heads, HEADS, DIM,
     )  # fmt: skip
     position = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    logits = score(k, q, weights) * scale
+    logits = _known(score(k, q, weights) * scale, position, blocks, PAGE)
     tl.store(out_ptr + wide * out_stride + position, logits, mask=position < seen)
 
 
@@ -143,33 +150,53 @@ def paged_mqa_logits(
     next_n, heads) float32; `lengths` int32: (requests, next_n) says how many tokens each query
     sees, (requests,) how many the last one does, each before it one less. `table` (requests,
     blocks) int32: what lies past a request's length is never used. `out` (requests * next_n,
-    columns) float32; of a row nothing past its length is written, and no length reaches past
-    `columns`. `reference.logits.paged_mqa_logits` says what is computed. One launch, whose grid
-    follows from shapes; nothing is read back.
+    columns) float32; of a row nothing past its length is written, no length reaches past `columns`,
+    and what a length reaches past the table's width is -inf.
+    `reference.logits.paged_mqa_logits` says what is computed. One launch, whose grid follows from
+    shapes; nothing is read back.
     """
     requests, next_n, heads, dim = q.shape
     pages, page_size, _ = cache.shape
     device = describe_device(q.device)
     tile = choose_decode_tile(device.family, heads, page_size)
     blocks, columns = table.shape[1], out.shape[1]
-    most = triton.cdiv(min(columns, blocks * page_size), tile.block_keys)
+    most = triton.cdiv(columns, tile.block_keys)
     if not most:
         return
-    options = {
-        "OWN": lengths.dim() == 2, "HEADS": rounded_heads(heads), "DIM": dim, "PAGE": page_size,
-        "BLOCK_N": tile.block_keys, "num_warps": tile.warps, "num_stages": tile.stages,
-    }  # fmt: skip
-    # The stride of a dimension of one means nothing and might not be a multiple of 16.
-    page_stride = cache.stride(0) if pages > 1 else 0
-    shared = (
-        q, cache, weights, lengths, table, out,
-        q.stride(0), q.stride(1), q.stride(2), page_stride, weights.stride(0), lengths.stride(0),
-        table.stride(0), out.stride(0), blocks, pages, columns, heads,
-    )  # fmt: skip
-    if tiled:
-        tokens = min(next_n, MOST_TOKENS)
-        groups = triton.cdiv(next_n, tokens)
-        splits = splits_of(device, requests * groups, most)
-        tiled_kernel[(requests, splits, groups)](*shared, next_n, splits, TOKENS=tokens, **options)
-    else:
-        simple_kernel[(requests * next_n, most)](*shared, next_n, **options)
+    arguments = {
+        "q_ptr": q,
+        "cache_ptr": cache,
+        "weight_ptr": weights,
+        "length_ptr": lengths,
+        "table_ptr": table,
+        "out_ptr": out,
+        "q_batch_stride": q.stride(0),
+        "q_token_stride": q.stride(1),
+        "q_head_stride": q.stride(2),
+        # The stride of a dimension of one means nothing and might not be a multiple of 16.
+        "page_stride": cache.stride(0) if pages > 1 else 0,
+        "weight_stride": weights.stride(0),
+        "length_stride": lengths.stride(0),
+        "table_stride": table.stride(0),
+        "out_stride": out.stride(0),
+        "blocks": blocks,
+        "pages": pages,
+        "columns": columns,
+        "heads": heads,
+        "next_n": next_n,
+        "OWN": lengths.dim() == 2,
+        "HEADS": rounded_heads(heads),
+        "DIM": dim,
+        "PAGE": page_size,
+        "BLOCK_N": tile.block_keys,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    with device_of(q):
+        if tiled:
+            tokens = min(next_n, MOST_TOKENS)
+            groups = triton.cdiv(next_n, tokens)
+            splits = splits_of(device, requests * groups, most)
+            tiled_kernel[(requests, splits, groups)](**arguments, splits=splits, TOKENS=tokens)
+        else:
+            simple_kernel[(requests * next_n, most)](**arguments)

@@ -5,7 +5,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .softmax import LN2, LOG2E, VARYING, count, divisor, fold, natural_lse, pick
+from .launch import device_of
+from .softmax import LN2, LOG2E, VARYING, add, count, divisor, fold, natural_lse, no_sum, pick
 from .tiles import Kernel, describe_device, plan, read_limits
 
 D_V = 512
@@ -39,7 +40,7 @@ def prefill_kernel(
     index_ptr += row * index_stride
     counted = count(length_ptr, row, width)
     m = tl.full([BLOCK_H], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_H], tl.float32)
+    total = no_sum(BLOCK_H == 16, BLOCK_H, BLOCK_N)
     zero = tl.zeros([BLOCK_H, 64], tl.float32)
     acc = (zero, zero, zero, zero, zero, zero, zero, zero)
     upcoming = pick(index_ptr, 0, counted, BLOCK_N)
@@ -51,16 +52,23 @@ def prefill_kernel(
         # Masked lanes must hold an address that exists too.
         place = tl.where(valid, index, 0).to(tl.int64)
         k = _chunks(kv_ptr + place * kv_stride, valid[:, None], CHUNKS)
-        logits = tl.dot(q[0], tl.trans(k[0]))
-        for i in tl.static_range(1, CHUNKS):
-            logits = tl.dot(q[i], tl.trans(k[i]), logits)
-        weights, decay, m, total = fold(logits * scale, valid, m, total)
+        # Two sums in turn: one would wait for itself.
+        even = tl.dot(q[0], tl.trans(k[0]))
+        odd = tl.dot(q[1], tl.trans(k[1]))
+        for i in tl.static_range(2, CHUNKS, 2):
+            even = tl.dot(q[i], tl.trans(k[i]), even)
+            if i + 1 < CHUNKS:
+                odd = tl.dot(q[i + 1], tl.trans(k[i + 1]), odd)
+        weights, decay, m = fold((even + odd) * scale, valid, m)
+        total = add(total, weights, decay, BLOCK_H == 16)
         weights = weights.to(tl.bfloat16)
         summed = ()
         for i in tl.static_range(8):
             summed = summed + (tl.dot(weights, k[i], acc[i] * decay[:, None]),)
         acc = summed
 
+    if BLOCK_H == 16:
+        total = tl.sum(total, 1)
     inverse = divisor(m, total, sink_ptr, head, valid_head)[:, None]
     out_ptr += row * out_row_stride + (head * out_head_stride)[:, None] + tl.arange(0, 64)[None, :]
     for i in tl.static_range(8):
@@ -102,11 +110,31 @@ def sparse_prefill(
         widths=[indices.shape[1]], limits=read_limits(),
     )  # fmt: skip
     tile = chosen.tile
-    prefill_kernel[(rows * chosen.head_blocks,)](
-        q, kv, indices, lengths, sink, out, max_logits, lse,
-        q.stride(0), q.stride(1), kv.stride(0), kv.shape[0], indices.stride(0), indices.shape[1],
-        out.stride(0), out.stride(1), max_logits.stride(0), lse.stride(0), heads,
-        scale * LOG2E.value,
-        CHUNKS=width // 64, BLOCK_H=tile.block_heads, BLOCK_N=tile.block_entries,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    with device_of(q):
+        prefill_kernel[(rows * chosen.head_blocks,)](
+            q_ptr=q,
+            kv_ptr=kv,
+            index_ptr=indices,
+            length_ptr=lengths,
+            sink_ptr=sink,
+            out_ptr=out,
+            max_ptr=max_logits,
+            lse_ptr=lse,
+            q_row_stride=q.stride(0),
+            q_head_stride=q.stride(1),
+            kv_stride=kv.stride(0),
+            keys=kv.shape[0],
+            index_stride=indices.stride(0),
+            width=indices.shape[1],
+            out_row_stride=out.stride(0),
+            out_head_stride=out.stride(1),
+            max_row_stride=max_logits.stride(0),
+            lse_row_stride=lse.stride(0),
+            heads=heads,
+            scale=scale * LOG2E.value,
+            CHUNKS=width // 64,
+            BLOCK_H=tile.block_heads,
+            BLOCK_N=tile.block_entries,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )

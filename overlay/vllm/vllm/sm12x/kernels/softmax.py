@@ -16,19 +16,34 @@ VARYING = ("slots", "width", "extra_slots", "extra_width", "heads", "splits", "k
 
 
 @triton.jit
-def fold(logits, valid, m, total):
-    """One tile of logits (heads, entries) into a row's running maximum and sum.
+def fold(logits, valid, m):
+    """One tile of logits (heads, entries) against a row's running maximum.
 
     Returns the weights exp2(logits - maximum), 0 for entries that aren't `valid`, the factor that
-    what was summed before has to be multiplied by, and the new maximum and sum.
+    what was summed before has to be multiplied by, and the new maximum.
     """
     logits = tl.where(valid[None, :], logits, float("-inf"))
     larger = tl.maximum(m, tl.max(logits, 1))
     # Where all is -inf so far, a difference would be NaN.
     reference = tl.where(larger == float("-inf"), 0.0, larger)
-    decay = tl.exp2(m - reference)
-    weights = tl.exp2(logits - reference[:, None])
-    return weights, decay, larger, total * decay + tl.sum(weights, 1)
+    return tl.exp2(logits - reference[:, None]), tl.exp2(m - reference), larger
+
+
+@triton.jit
+def no_sum(LATE: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The sum of weights before the first key.
+
+    LATE: it is kept by place in a tile until the end, because adding a tile's weights up takes all
+    warps and three barriers. With 32 heads there are no registers left for that.
+    """
+    # Not two returns: a compiler wants one type of them, though only one is ever reached.
+    return tl.zeros([BLOCK_H, BLOCK_N], tl.float32) if LATE else tl.zeros([BLOCK_H], tl.float32)
+
+
+@triton.jit
+def add(total, weights, decay, LATE: tl.constexpr):
+    """The sum with a tile's weights added."""
+    return total * decay[:, None] + weights if LATE else total * decay + tl.sum(weights, 1)
 
 
 @triton.jit

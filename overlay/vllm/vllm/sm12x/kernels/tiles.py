@@ -85,6 +85,8 @@ AUTOMATIC = Limits()
 
 NARROW = Tile(block_heads=16, block_entries=32, warps=4, stages=3, entry_cycles=64)
 WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3, entry_cycles=64)
+# Queries of 576 numbers leave room for one tile of keys.
+WIDE_ROPE = Tile(block_heads=32, block_entries=32, warps=4, stages=2, entry_cycles=64)
 
 # Tiles by heads a rank has at most; the last entry serves all above it.
 TABLE: dict[tuple[Kernel, Family], dict[int, Tile]] = {
@@ -94,8 +96,8 @@ TABLE: dict[tuple[Kernel, Family], dict[int, Tile]] = {
     (Kernel.DECODE_V32, Family.SM121): {16: NARROW},
     (Kernel.PREFILL, Family.SM120): {16: NARROW, 32: WIDE},
     (Kernel.PREFILL, Family.SM121): {16: NARROW, 32: WIDE},
-    (Kernel.PREFILL_ROPE, Family.SM120): {16: NARROW},
-    (Kernel.PREFILL_ROPE, Family.SM121): {16: NARROW},
+    (Kernel.PREFILL_ROPE, Family.SM120): {16: NARROW, 32: WIDE_ROPE},
+    (Kernel.PREFILL_ROPE, Family.SM121): {16: NARROW, 32: WIDE_ROPE},
 }
 
 UNSPLIT = (Kernel.PREFILL, Kernel.PREFILL_ROPE)
@@ -160,7 +162,9 @@ def _plan(
         return Plan(tile=tile, head_blocks=head_blocks, splits=1)
     if limits.entries is not None:
         each = -(-limits.entries // tile.block_entries)
-        splits = max(1, -(-tiles // each))
+        # However few entries are asked for: vLLM's memory profile doesn't see the workspace.
+        most = WORKSPACE_BYTES // (min(rows, limits.rows) * heads * PARTIAL_BYTES)
+        splits = max(1, min(-(-tiles // each), most))
         return Plan(tile=tile, head_blocks=head_blocks, splits=splits)
     least = max(1, alone if rows == 1 else 1)
     plans = [

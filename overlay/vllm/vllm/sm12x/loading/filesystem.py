@@ -3,7 +3,8 @@
 
 The kernel is asked with statfs(2), once per device, behind every symbolic link. What statfs can't
 tell apart (ext2/3/4, the many file systems behind FUSE, the layers of an overlay) is looked up in
-/proc/self/mountinfo, see proc_pid_mountinfo(5). Linux only.
+/proc/self/mountinfo, see proc_pid_mountinfo(5). Linux only. A file system in user space (FUSE)
+counts as a network's: each read is a message to a program, and most of these programs fetch.
 """
 
 import ctypes
@@ -21,29 +22,41 @@ class Kind(str, Enum):
     """What a file system reads from, as far as reading ahead is concerned."""
 
     LOCAL = "local"  # a POSIX file system on a block device of this machine
-    NETWORK = "network"  # one that upstream prefetches from, too
+    NETWORK = "network"  # files are fetched from elsewhere, or through a program
     MEMORY = "memory"  # the files are in memory already
     UNKNOWN = "unknown"  # can't be told, or nobody has tried
 
 
 _KINDS = {
-    **dict.fromkeys(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs"), Kind.LOCAL),
-    **dict.fromkeys(("nfs", "nfs4", "lustre"), Kind.NETWORK),
+    **dict.fromkeys(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"), Kind.LOCAL),
+    **dict.fromkeys(("nfs", "nfs4", "lustre", "ceph", "gpfs", "beegfs", "wekafs"), Kind.NETWORK),
+    **dict.fromkeys(("cifs", "smb3", "9p", "virtiofs", "fuse"), Kind.NETWORK),
     **dict.fromkeys(("tmpfs", "ramfs", "hugetlbfs"), Kind.MEMORY),
 }
 
-# f_type of statfs(2), from linux/magic.h, OpenZFS and Lustre; the names share one magic.
+# f_type of statfs(2), from linux/magic.h, OpenZFS, Lustre, GPFS and BeeGFS; names share a magic.
+_FUSE = 0x65735546
 _MAGICS: dict[int, tuple[str, ...]] = {
     0xEF53: ("ext2", "ext3", "ext4"),
     0x58465342: ("xfs",),
     0x9123683E: ("btrfs",),
     0x2FC12FC1: ("zfs",),
+    0xF2F52010: ("f2fs",),
     0x6969: ("nfs", "nfs4"),
     0x0BD00BD0: ("lustre",),
+    0x00C36400: ("ceph",),
+    0x47504653: ("gpfs",),
+    0x19830326: ("beegfs",),
+    0xFF534D42: ("cifs",),
+    0xFE534D42: ("smb3", "cifs"),
+    0x01021997: ("9p",),
+    _FUSE: ("virtiofs", "fuse"),
     0x01021994: ("tmpfs",),
     0x858458F6: ("ramfs",),
     0x958458F6: ("hugetlbfs",),
 }
+# Their magics aren't published: the name in mountinfo is all there is.
+_WITHOUT_MAGIC = ("wekafs",)
 
 # Identifiers, device, root, mount point, mount options, optional fields, type, source, options.
 _MOUNTINFO_LINE = re.compile(
@@ -77,26 +90,33 @@ class FileSystem:
 
 @dataclass(frozen=True, kw_only=True)
 class Shards:
-    """The files of one checkpoint: bytes in all, and each file system they are on."""
+    """The files of one checkpoint: bytes in all, and on each file system that holds some."""
 
     total_bytes: int
-    filesystems: tuple[FileSystem, ...]
+    bytes_on: tuple[tuple[FileSystem, int], ...]
+
+    @property
+    def filesystems(self) -> tuple[FileSystem, ...]:
+        return tuple(filesystem for filesystem, _ in self.bytes_on)
 
 
 def survey(paths: Iterable[str | os.PathLike[str]]) -> Shards:
-    """Add up the shards and identify the file system of each distinct device they are on.
+    """Add up the shards and identify the file system that each is on.
 
+    statfs is asked once per device, but for overlays: their files can come from different layers.
     Raises OSError when a shard can't be looked at.
     """
-    total = 0
-    first_on_device: dict[tuple[int, int], Path] = {}
+    bytes_on: dict[FileSystem, int] = {}
+    known: dict[tuple[int, int], FileSystem] = {}
+    mounts = read_mounts()
     for path in paths:
         real = Path(path).resolve()
-        total += real.stat().st_size
-        first_on_device.setdefault(_devices(real), real)
-    mounts = read_mounts()
-    found = dict.fromkeys(identify(str(path), mounts) for path in first_on_device.values())
-    return Shards(total_bytes=total, filesystems=tuple(found))
+        devices = _devices(real)
+        found = known.get(devices) or identify(str(real), mounts)
+        if not found.type.startswith("overlay"):
+            known[devices] = found
+        bytes_on[found] = bytes_on.get(found, 0) + real.stat().st_size
+    return Shards(total_bytes=sum(bytes_on.values()), bytes_on=tuple(bytes_on.items()))
 
 
 def identify(path: str, mounts: Sequence[Mount], magic: int | None = None) -> FileSystem:
@@ -107,25 +127,35 @@ def identify(path: str, mounts: Sequence[Mount], magic: int | None = None) -> Fi
     magic = statfs_magic(path) if magic is None else magic
     mount = find_mount(path, mounts)
     mounted = mount.type if mount else ""
+    if magic == _FUSE and mounted.startswith("fuse"):
+        return FileSystem(type=mounted, kind=_KINDS["fuse"])  # fuse.sshfs, fuseblk, ...
     if magic in _MAGICS:
         # The kernel's answer stands; mountinfo may be of a mount that another one hides.
         names = _MAGICS[magic]
         name = mounted if mounted in names else names[-1]
         return FileSystem(type=name, kind=_KINDS[name])
     if mount is not None and mounted == "overlay":
-        return _identify_overlay(mount, mounts)
+        return _identify_overlay(path, mount, mounts)
+    if mounted in _WITHOUT_MAGIC:
+        return FileSystem(type=mounted, kind=_KINDS[mounted])
     if magic is None:
-        return FileSystem(type=mounted, kind=_KINDS.get(mounted, Kind.UNKNOWN))
+        kind = _KINDS["fuse"] if mounted.startswith("fuse") else _KINDS.get(mounted, Kind.UNKNOWN)
+        return FileSystem(type=mounted, kind=kind)
     # A magic that isn't ours contradicts a name that would be.
     return FileSystem(type="" if mounted in _KINDS else mounted, kind=Kind.UNKNOWN)
 
 
-def _identify_overlay(mount: Mount, mounts: Sequence[Mount]) -> FileSystem:
-    """An overlay is what its layers are, if they can be seen and are all of one kind."""
-    layers = overlay_layers(mount.options)
-    if not layers or not all(Path(layer).is_dir() for layer in layers):
+def _identify_overlay(path: str, mount: Mount, mounts: Sequence[Mount]) -> FileSystem:
+    """A file of an overlay is on the uppermost layer that has it, if the layers can be seen."""
+    layers = [Path(layer) for layer in overlay_layers(mount.options)]
+    if not layers or not all(layer.is_dir() for layer in layers):
         return FileSystem(type="overlay with hidden layers", kind=Kind.UNKNOWN)
-    below = dict.fromkeys(identify(str(Path(layer).resolve()), mounts) for layer in layers)
+    inside = Path(mount.root.lstrip("/")) / Path(path).relative_to(mount.point)
+    holding = [layer for layer in layers if (layer / inside).exists()][:1]
+    below = dict.fromkeys(
+        identify(str((layer / inside if holding else layer).resolve()), mounts)
+        for layer in holding or layers
+    )
     kinds = {filesystem.kind for filesystem in below}
     return FileSystem(
         type=f"overlay on {' and '.join(map(str, below))}",
@@ -134,14 +164,15 @@ def _identify_overlay(mount: Mount, mounts: Sequence[Mount]) -> FileSystem:
 
 
 def overlay_layers(options: str) -> list[str]:
-    r"""Return the lower and upper folders from an overlay's options, where `\:` is a colon."""
+    r"""Return an overlay's folders from its options, the upper one first; `\:` is a colon."""
     layers: list[str] = []
     for option in re.split(r"(?<!\\),", options):
         key, _, value = option.partition("=")
         if key in ("lowerdir", "upperdir", "lowerdir+", "datadir+"):
             # A double colon sets data-only layers apart.
             parts = re.split(r"(?<!\\):+", value) if key == "lowerdir" else [value]
-            layers += [re.sub(r"\\(.)", r"\1", part) for part in parts]
+            found = [re.sub(r"\\(.)", r"\1", part) for part in parts]
+            layers = found + layers if key == "upperdir" else layers + found
     return layers
 
 

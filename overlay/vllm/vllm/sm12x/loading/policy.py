@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a checkpoint should be read into the page cache ahead of loading, and why.
+"""How a checkpoint is to be read, and why.
 
-Upstream does so by itself on NFS and Lustre alone. Lazy loading is slow on a local disk, too: it
-reads one small piece at a time, and a start from EXT4 stalled for an hour. The size per rank and
-the list of file systems are those of vllm-project/vllm#40988. When memory can't hold the
-checkpoint, reading all of it ahead reads most of it twice: that case is left to lazy loading.
+Upstream reads ahead by itself on NFS and Lustre alone, and only what memory holds. Lazy loading is
+slow on a local disk, too: it reads one small piece at a time, and a start from EXT4 stalled for an
+hour. The size per rank and the local file systems are those of vllm-project/vllm#40988; a
+checkpoint that memory doesn't hold is the case of #40899. Neither needs memory for the checkpoint
+here: a window drops what is behind it, and a stream has its own few MiB.
 
-Everything here is pure; `filesystem` and `memory` gather the facts.
+Everything here is pure; `facts` gathers what a decision rests on.
 """
 
 from dataclasses import dataclass
@@ -19,120 +20,129 @@ GIB = 1024**3
 
 # Upstream's share of available memory that a checkpoint may take.
 MEMORY_SHARE = 0.9
+# From this share on there is nothing left to read ahead.
+RESIDENT_SHARE = 0.95
+# A window takes at most this share of the memory that is available.
+WINDOW_SHARE = 0.25
 
 
-class Mode(str, Enum):
-    """What VLLM_SM12X_PREFETCH asks for."""
+class Way(str, Enum):
+    """How the tensors of a checkpoint reach the parameters."""
 
-    AUTO = "auto"
-    ALWAYS = "1"
-    NEVER = "0"
+    LAZY = "lazy"  # upstream's: the files are mapped, the kernel reads what is touched
+    PREFETCH = "prefetch"  # upstream's: threads read all files into the page cache
+    WINDOW = "window"  # the page cache is filled a bounded piece ahead of the load
+    STREAM = "stream"  # what a rank takes is read into a few buffers of its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a decision rests on. `memory` is None where the kernel doesn't tell.
+    """What a decision rests on.
 
-    `weights_share_memory`: the GPU has no memory of its own (GB10), so that the weights of this
-    rank and the page cache come out of one pool.
-    `upstream`: what upstream decides by itself.
+    `asked` is the way that the user named, `asked_by` the flag or variable that did.
+    `rank_bytes` is what one rank takes of the checkpoint, about; `node_bytes` what all ranks of
+    this machine read together. `bytes_on` says which file systems hold how much.
+    `memory` is None where the kernel doesn't tell, `resident` (the share of the checkpoint that
+    is in the page cache) where it doesn't tell this user.
+    `weights_share_memory`: the GPU has no memory of its own (GB10).
+    `window_bytes`: how far a window may be ahead at most.
     """
 
-    mode: Mode
+    asked: Way | None = None
+    asked_by: str = ""
     total_bytes: int
-    world_size: int
+    rank_bytes: float
+    node_bytes: float
     min_gib_per_rank: float
-    filesystems: tuple[FileSystem, ...]
+    bytes_on: tuple[tuple[FileSystem, int], ...]
     memory: Memory | None
+    resident: float | None
     weights_share_memory: bool
-    upstream: bool
+    window_bytes: int = GIB
+
+    def bytes_of(self, *kinds: Kind) -> int:
+        """Bytes on file systems of these kinds."""
+        return sum(size for filesystem, size in self.bytes_on if filesystem.kind in kinds)
 
     @property
-    def bytes_per_rank(self) -> float:
-        """Each rank prefetches one file in `world_size`, so about this many bytes."""
-        return self.total_bytes / self.world_size
-
-    @property
-    def needed_bytes(self) -> float:
-        """Memory that must be free to hold the checkpoint, and the weights where they share it."""
-        return self.total_bytes + self.bytes_per_rank * self.weights_share_memory
+    def fits(self) -> bool:
+        """Whether memory is known to hold what this machine's ranks read."""
+        available = self.memory.available_bytes if self.memory else 0
+        return self.node_bytes <= MEMORY_SHARE * available
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Prefetch or not, the reason in a few words, and the facts behind it."""
+    """The way, the reason in a few words, and the facts behind it.
 
-    prefetch: bool
+    `drop`: pages are given back once they have been read. `window_bytes`: how far ahead to read.
+    """
+
+    way: Way
     reason: str
     facts: Facts
+    drop: bool
+    window_bytes: int
 
     def explain(self) -> str:
         """Return the decision as one line for the log."""
         facts = self.facts
-        memory = "unknown"
+        memory, resident = "unknown", "an unknown share"
         if facts.memory is not None:
             memory = f"{_gib(facts.memory.available_bytes)} ({facts.memory.bound_by})"
+        if facts.resident is not None:
+            resident = f"{facts.resident:.0%}"
+        window = f" (at most {_gib(self.window_bytes)} ahead)" if self.way is Way.WINDOW else ""
         return (
-            f"Checkpoint prefetch is {'on' if self.prefetch else 'off'}: {self.reason}. "
-            f"Checkpoint {_gib(facts.total_bytes)}, {_gib(facts.bytes_per_rank)} per rank, on "
-            f"{_names(facts.filesystems)}; available memory {memory}. "
-            "VLLM_SM12X_PREFETCH=1 or 0 decides otherwise."
+            f"Checkpoint loading is {self.way.value}{window}: {self.reason}. "
+            f"Checkpoint {_gib(facts.total_bytes)}, {_gib(facts.rank_bytes)} per rank, "
+            f"{_gib(facts.node_bytes)} for this machine's ranks, on {_names(facts)}, "
+            f"{resident} of it in the page cache; available memory {memory}. "
+            "--safetensors-load-strategy or VLLM_SM12X_LOADING (lazy, prefetch, window, stream) "
+            "decides otherwise."
         )
 
 
 def decide(facts: Facts) -> Decision:
-    """Decide for a checkpoint whose load strategy is automatic.
-
-    The knob is asked first, then upstream: it never prefetches less than upstream would.
-    """
-    match facts.mode:
-        case Mode.NEVER:
-            return Decision(prefetch=False, reason="VLLM_SM12X_PREFETCH is 0", facts=facts)
-        case Mode.ALWAYS:
-            return Decision(prefetch=True, reason="VLLM_SM12X_PREFETCH is 1", facts=facts)
-    if facts.upstream:
-        reason = "a network file system, and memory holds the checkpoint"
-        return Decision(prefetch=True, reason=reason, facts=facts)
-    objection = _filesystem_objection(facts) or _size_objection(facts) or _memory_objection(facts)
-    if objection:
-        return Decision(prefetch=False, reason=objection, facts=facts)
-    reason = "a large checkpoint on a file system worth reading ahead, and memory holds it"
-    return Decision(prefetch=True, reason=reason, facts=facts)
+    """Decide how to load; what the user named always wins."""
+    way, reason = _choose(facts)
+    drop = way is Way.STREAM or (way is Way.WINDOW and not facts.fits)
+    room = facts.window_bytes
+    if facts.memory is not None:
+        room = min(room, int(WINDOW_SHARE * facts.memory.available_bytes))
+    return Decision(way=way, reason=reason, facts=facts, drop=drop, window_bytes=room)
 
 
-def _filesystem_objection(facts: Facts) -> str:
-    unfit = [f for f in facts.filesystems if f.kind not in (Kind.LOCAL, Kind.NETWORK)]
-    in_memory = [f for f in unfit if f.kind is Kind.MEMORY]
-    if in_memory:
-        return f"files on {_names(in_memory)} are in memory already"
-    if unfit:
-        return f"{_names(unfit)} isn't known to gain from it"
-    return "" if facts.filesystems else "there are no files"
-
-
-def _size_objection(facts: Facts) -> str:
-    if facts.bytes_per_rank > facts.min_gib_per_rank * GIB:
-        return ""
-    return f"not above {facts.min_gib_per_rank:g} GiB per rank (VLLM_SM12X_PREFETCH_MIN_GIB)"
-
-
-def _memory_objection(facts: Facts) -> str:
-    if facts.memory is None:
-        return "available memory is unknown"
-    if facts.needed_bytes <= MEMORY_SHARE * facts.memory.available_bytes:
-        return ""
-    content = "the checkpoint"
+def _choose(facts: Facts) -> tuple[Way, str]:
+    if facts.asked is not None:
+        return facts.asked, f"{facts.asked_by} says so"
+    if not facts.total_bytes:
+        return Way.LAZY, "there is nothing to read"
     if facts.weights_share_memory:
-        content += " beside the rank's weights, which share it"
-    return (
-        f"memory doesn't hold {content}: needed {_gib(facts.needed_bytes)}, "
-        f"at most {MEMORY_SHARE:.0%} of what is available may be used"
-    )
+        # Copies from mapped pages run at 0.1 to 0.25 GB/s there, cached or not.
+        return Way.STREAM, "this GPU reads mapped files slowly, and shares its memory with them"
+    if not facts.bytes_of(Kind.LOCAL, Kind.NETWORK, Kind.UNKNOWN):
+        return Way.LAZY, "the files are in memory already"
+    if facts.resident is not None and facts.resident >= RESIDENT_SHARE:
+        return Way.LAZY, "the files are in the page cache already"
+    if not facts.bytes_of(Kind.LOCAL, Kind.NETWORK):
+        return Way.LAZY, "this file system isn't known to gain from reading ahead"
+    if facts.bytes_of(Kind.NETWORK):
+        return Way.WINDOW, "a network or user-space file system answers many requests at once"
+    if facts.rank_bytes > facts.min_gib_per_rank * GIB:
+        return Way.WINDOW, (
+            f"above {facts.min_gib_per_rank:g} GiB per rank (VLLM_SM12X_PREFETCH_MIN_GIB) "
+            "on a local file system"
+        )
+    if facts.memory is not None and not facts.fits:
+        return Way.WINDOW, f"the checkpoint is more than {MEMORY_SHARE:.0%} of available memory"
+    limit = f"{facts.min_gib_per_rank:g} GiB per rank (VLLM_SM12X_PREFETCH_MIN_GIB)"
+    return Way.LAZY, f"not above {limit}, and memory holds the checkpoint"
 
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.2f} GiB"
 
 
-def _names(filesystems: tuple[FileSystem, ...] | list[FileSystem]) -> str:
-    return ", ".join(map(str, filesystems)) or "no file system"
+def _names(facts: Facts) -> str:
+    return ", ".join(str(filesystem) for filesystem, _ in facts.bytes_on) or "no file system"

@@ -16,7 +16,7 @@ from vllm.v1.attention.backends.mla.flashmla_sparse import (
 from vllm.v1.worker.workspace import current_workspace_manager
 
 from ..layouts import V32
-from ..ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
+from ..ops.flash_mla import flash_mla_sparse_fwd, flash_mla_with_kvcache, get_mla_metadata
 from .ready import compiling
 
 PACKED, UNPACKED = "fp8_ds_mla", "auto"
@@ -78,14 +78,26 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
 
     Prompts take the sparse path as well: which dense kernels serve MLA on SM12x is a question of
     its own, and vLLM's FlashInfer path for SM12x doesn't ask it either.
+
+    `sinks` (heads of this rank,) float32 are HY V4's: a logit a head that takes part in the
+    softmax and brings no value. Weights are loaded into the tensor after it is handed over.
     """
 
     supports_dense_mha_prefill = False
+    sinks: torch.Tensor | None = None
 
     def __init__(
-        self, *, num_heads: int, head_size: int, kv_cache_dtype: str, **others: Any
+        self,
+        *,
+        num_heads: int,
+        head_size: int,
+        kv_cache_dtype: str,
+        sinks: torch.Tensor | None = None,
+        **others: Any,
     ) -> None:
         config = get_current_vllm_config()
+        check_sinks(sinks, num_heads, config.parallel_config.decode_context_parallel_size)
+        self.sinks = sinks
         self._in_place = kv_cache_dtype == PACKED and reads_in_place(config)
         tokens = config.scheduler_config.max_num_batched_tokens
         queries, outputs = ((tokens, num_heads, d) for d in (V32.head_dim, V32.nope_dim))
@@ -149,7 +161,63 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
             softmax_scale=self.softmax_scale,
             is_fp8_kvcache=True,
             indices=topk_indices,
+            attn_sink=self.sinks,
             out=out,
+        )
+
+    def _bf16_flash_mla_kernel(
+        self,
+        q: torch.Tensor,
+        kv_c_and_k_pe_cache: torch.Tensor,
+        topk_indices: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Attend over a cache in bfloat16; upstream's way of it has no place for sinks."""
+        if self.sinks is None:
+            return super()._bf16_flash_mla_kernel(
+                q, kv_c_and_k_pe_cache, topk_indices, *args, **kwargs
+            )
+        return self._bf16_with_sinks(q, kv_c_and_k_pe_cache, topk_indices, *args, **kwargs)
+
+    def _bf16_with_sinks(
+        self,
+        q: torch.Tensor,
+        cache: torch.Tensor,
+        picks: torch.Tensor,
+        topk_length: torch.Tensor | None = None,
+        actual_num_heads: int | None = None,
+        out: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same with sinks, in the form of v0.33, the first release with such a model."""
+        heads = q.shape[1] if actual_num_heads is None else actual_num_heads
+        output, _, lse = flash_mla_sparse_fwd(
+            q[:, :heads],
+            cache.view(-1, 1, cache.shape[-1]),
+            picks.view(len(q), 1, -1),
+            self.softmax_scale,
+            attn_sink=self.sinks,
+            topk_length=topk_length,
+            out=out,
+        )
+        return output, lse
+
+
+def check_sinks(sinks: torch.Tensor | None, heads: int, context_ranks: int) -> None:
+    """Raise ValueError for sinks that the kernels don't read, NotImplementedError for ranks that
+    share a context: each would count the sink once.
+    """
+    if sinks is None:
+        return
+    if sinks.dtype != torch.float32 or sinks.shape != (heads,):
+        raise ValueError(
+            f"sinks are {tuple(sinks.shape)} {sinks.dtype}; expected ({heads},) torch.float32, "
+            "one for each head of this rank"
+        )
+    if context_ranks > 1:
+        raise NotImplementedError(
+            f"This model has attention sinks, and {context_ranks} ranks that share a context would "
+            "each count them. Serve it with --decode-context-parallel-size 1."
         )
 
 
@@ -176,6 +244,13 @@ class SparseBackend(FlashMLASparseBackend):  # type: ignore[misc]
         """Return the widths of a key: without RoPE from v0.30 on, which has such a model."""
         without_rope = find_spec("vllm.models") and find_spec("vllm.models.glm5next")
         return [V32.head_dim, V32.nope_dim] if without_rope else [V32.head_dim]
+
+    @classmethod
+    def supports_sink(cls) -> bool:
+        """Whether a layer may hand sinks to the implementation: HY V4 looks here and, where there
+        is no such backend, goes on without them.
+        """
+        return True
 
     @classmethod
     def supports_compute_capability(cls, capability: Any) -> bool:

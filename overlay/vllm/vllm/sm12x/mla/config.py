@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..support.choice import Cache, describe_once, graphs_allowed, vllm_refuses
+from ..support.choice import Cache, Choice, describe_once, vllm_refuses
 from ..support.flashinfer import flashinfer_v4_shapes
 from ..support.route import Model, choose, has_own_path, read_model
 from .deep_gemm import describe
@@ -21,7 +21,7 @@ GRAPHS = "VLLM_TRITON_MLA_SPARSE_ALLOW_CUDAGRAPH"
 
 
 def adjust(vllm_config: Any) -> None:
-    """Turn graphs off where they aren't allowed, and take the packed cache where none is named.
+    """Turn graphs off where the knob says so, and take the packed cache where none is named.
 
     Nothing changes for models without sparse MLA and for those that don't take the Triton path.
     """
@@ -29,21 +29,34 @@ def adjust(vllm_config: Any) -> None:
     if model is None:
         return
     describe()
-    choice = choose(
-        model, vllm_config.attention_config.backend, OURS, refusal=foreseen(model, vllm_config)
-    )
+    choice = path_of(model, vllm_config)
     if model.layout is Cache.V4 and not has_own_path():
         describe_once(choice, logger)  # elsewhere the layers do, as they choose
     if not choice.triton:
         return
-    speculative = vllm_config.speculative_config is not None
-    if not graphs_allowed(envs.get(GRAPHS), speculative=speculative):
-        turn_graphs_off(vllm_config.compilation_config, speculative=speculative)
+    if not envs.get(GRAPHS):
+        turn_graphs_off(vllm_config.compilation_config)
     cache_config = vllm_config.cache_config
     # Upstream's SM12x path, which comes with v0.24, reads "auto" so.
     if model.layout is Cache.V32 and has_own_path() and cache_config.cache_dtype == "auto":
         logger.info("Sparse MLA on SM12x: the KV cache is fp8_ds_mla unless another is asked for.")
         cache_config.cache_dtype = "fp8_ds_mla"
+
+
+def path_of(model: Model, vllm_config: Any) -> Choice:
+    """Choose a path for a model before its layers do."""
+    backend = vllm_config.attention_config.backend
+    return choose(model, backend, OURS, refusal=foreseen(model, vllm_config))
+
+
+def keeps_bfloat16(vllm_config: Any) -> bool:
+    """Whether a cache that is asked for in bfloat16 keeps that name.
+
+    For V3.2 upstream writes "auto" in its place, which its own SM12x path reads as the packed
+    cache, and `adjust` with it. FlashInfer doesn't take bfloat16 there, the Triton path does.
+    """
+    model = read_model(vllm_config)
+    return model is not None and model.layout is Cache.V32 and path_of(model, vllm_config).triton
 
 
 def foreseen(model: Model, vllm_config: Any) -> str:
@@ -58,7 +71,11 @@ def foreseen(model: Model, vllm_config: Any) -> str:
     if not flashinfer.has_flashinfer():
         return "vLLM finds no FlashInfer that it can use"
     known = vllm_refuses(
-        __version__, layout=model.layout, index_topk=model.index_topk, rope_dim=model.rope_dim
+        __version__,
+        layout=model.layout,
+        index_topk=model.index_topk,
+        rope_dim=model.rope_dim,
+        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
     )
     if known:
         return known
@@ -83,13 +100,9 @@ def outside(shapes: frozenset[tuple[int, int]], vllm_config: Any) -> str:
     return f"FlashInfer has no V4 kernels for {heads} heads and a window of {window}"
 
 
-def turn_graphs_off(compilation_config: Any, *, speculative: bool) -> None:
+def turn_graphs_off(compilation_config: Any) -> None:
     """Leave the model as it is written, neither compiled nor captured."""
     from vllm.config import CompilationMode, CUDAGraphMode
 
-    why = "with speculative decoding" if speculative else "by request"
-    logger.info(
-        "Sparse MLA on SM12x: no compilation and no graphs %s (%s=1 allows them).", why, GRAPHS
-    )
     compilation_config.mode = CompilationMode.NONE
     compilation_config.cudagraph_mode = CUDAGraphMode.NONE

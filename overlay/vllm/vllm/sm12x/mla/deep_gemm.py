@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from .. import envs
+from ..layouts import exponents_to_scales
 from ..ops import deep_gemm
 from ..support.choice import KNOB, Choice, describe_once
 from ..support.gemm import SUBJECT, decide_gemm, find_deep_gemm
@@ -52,7 +53,7 @@ def plain_scales(scales: torch.Tensor) -> torch.Tensor:
     """
     if scales.dtype != torch.float8_e8m0fnu or not choose_gemm().triton:
         return scales
-    return (scales.view(torch.uint8).int() << 23).view(torch.float32)
+    return exponents_to_scales(scales.view(torch.uint8))
 
 
 def describe() -> None:

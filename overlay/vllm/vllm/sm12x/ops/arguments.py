@@ -113,11 +113,16 @@ def _read_scope(names: tuple[str, str, str], given: Given, q: torch.Tensor) -> S
 
 def _read_cache(name: str, cache: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a cache (pages, page size, 1, bytes) without its head dimension, as uint8."""
-    found = f"{name} is {describe(cache)} on {cache.device}"
     if cache.dim() != 4 or cache.shape[2] != 1 or not cache.shape[0]:
-        raise ValueError(f"{found}; expected (pages, page size, 1, 584 or 656), one page or more")
+        raise ValueError(
+            f"{name} is {describe(cache)} on {cache.device}; expected (pages, page size, 1, 584 or "
+            "656), one page or more"
+        )
     if cache.device != device or cache.dtype not in CACHE_DTYPES:
-        raise ValueError(f"{found}; expected uint8 (or int8, float8_e4m3fn) on {device}")
+        raise ValueError(
+            f"{name} is {describe(cache)} on {cache.device}; expected uint8 (or int8, "
+            f"float8_e4m3fn) on {device}"
+        )
     # Both keep the page stride: vLLM's pages are padded, and other layers' may lie between them.
     flat = cache.squeeze(2).view(torch.uint8)
     check_cache(flat, name)

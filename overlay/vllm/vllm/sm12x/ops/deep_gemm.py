@@ -184,7 +184,8 @@ def tf32_hc_prenorm_gemm(
     check_tensor("out", out, (*parts, m, fn.shape[0]), torch.float32, x.device)
     check_tensor("sqrsum", sqrsum, (*parts, m), torch.float32, x.device)
     check_runnable("tf32_hc_prenorm_gemm", x.device, "einsum.hc_prenorm")
-    if out.numel():
+    # Without columns there are still the sums of squares.
+    if sqrsum.numel():
         from ..kernels.hc_prenorm import hc_prenorm
 
         if num_split is None:

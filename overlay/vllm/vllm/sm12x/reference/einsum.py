@@ -3,16 +3,18 @@
 
 import torch
 
+from ..layouts import exponents_to_scales
+
 GROUP = 128
 
 
 def unpack_ue8m0(words: torch.Tensor) -> torch.Tensor:
     """Return the float32 powers of two (..., 4 n) of int32 `words` (..., n), the lowest byte first.
 
-    A byte e is 2^(e - 127); 0 stands for no scale at all.
+    A byte e is 2^(e - 127), also 0, whose float32 is subnormal; 255 gives infinity.
     """
     exponents = torch.stack([words >> shift & 0xFF for shift in (0, 8, 16, 24)], dim=-1).flatten(-2)
-    return (exponents << 23).view(torch.float32)
+    return exponents_to_scales(exponents)
 
 
 def fp8_einsum(

@@ -51,7 +51,7 @@ def paged_mqa_logits(
     is page size * d bytes of values and then page size float32 scales; `weights` (requests *
     next_n, heads); `lengths` (requests, next_n), or (requests,) for the last query token of each,
     the ones before it seeing one key less each. `table` (requests, blocks) int32; entries past a
-    length may be anything.
+    length may be anything. A token past the table's width has a logit of -inf.
     """
     requests, next_n, _, dim = q.shape
     size = cache.shape[1]
@@ -60,7 +60,7 @@ def paged_mqa_logits(
         request, token = divmod(row, next_n)
         own = lengths.dim() == 2
         length = int(lengths[request, token] if own else lengths[request] - next_n + 1 + token)
-        length = min(max(length, 0), columns)
+        length = min(max(length, 0), columns, table.shape[1] * size)
         if length:
             pages = cache[table[request, : -(-length // size)].long()].flatten(1)
             values = pages[:, : size * dim].contiguous().view(torch.float8_e4m3fn)

@@ -12,7 +12,6 @@ from .choice import (
     calls_flashinfer,
     decide,
     describe_once,
-    graphs_allowed,
     not_sm12x,
     vllm_refuses,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "describe_once",
     "find_flashinfer",
     "flashinfer_v4_shapes",
-    "graphs_allowed",
     "not_sm12x",
     "release_of",
     "vllm_refuses",

@@ -20,6 +20,9 @@ ROPE_DIMS = {"V4": (64,), "V3.2": (64, 0)}
 CALLS_FLASHINFER = (0, 24)
 # The newest that was looked at, and what its path for V3.2 and GLM wants, as all before do.
 LOOKED_AT, V32_TOPK = (0, 33), 2048
+# The first whose FlashMLA path hands the LSE on, without which ranks' outputs can't be merged.
+GATHERS_LSE = (0, 29)
+WITHOUT_LSE = "gives no LSE, which decode context parallelism needs"
 NO_PATH = "this vLLM has no sparse MLA for SM12x of its own"
 # The first whose kernel that writes the packed cache puts up with an absent RoPE part.
 WRITES_WITHOUT_ROPE = (0, 31)
@@ -59,17 +62,16 @@ def decide(
     is_cuda: bool,
     capability: tuple[int, int] | None,
     forced: bool | None,
-    layout: Cache,
-    rope_dim: int,
     refusal: str,
     danger: str,
+    lacks: str,
 ) -> Choice:
-    """Choose for a model with `layout` and `rope_dim` RoPE values a key.
+    """Choose for a model.
 
     `is_cuda`: the platform is NVIDIA's (not ROCm, not a CPU); `capability` (major, minor) or None
     where it can't be told. `forced` is the knob: None decides by itself. `refusal`: why upstream's
     FlashInfer path can't serve this model on SM12x, as far as was found out; nothing where it can.
-    `danger`: why its kernels can hang, or nothing.
+    `danger`: why its kernels can hang, or nothing. `lacks`: why the Triton path can't serve it.
 
     Other devices are upstream's, whatever the knob says. On SM12x, FlashInfer is the better path
     where it works. Where it can hang, Triton is taken: it may be slower, but a hang stops the
@@ -79,9 +81,8 @@ def decide(
     if elsewhere:
         asked = f"; {KNOB}=1 has no effect there" if forced else ""
         return Choice(path=Route.UPSTREAM, why=f"{elsewhere}{asked}", unexpected=bool(forced))
-    if rope_dim not in ROPE_DIMS[layout.value]:
-        reason = f"the Triton kernels have no RoPE of {rope_dim} for {layout.value}"
-        return _without_triton(reason, refusal, unexpected=forced is True)
+    if lacks:
+        return _without_triton(lacks, refusal, unexpected=forced is True)
     if forced is False:
         return _without_triton(f"{KNOB} is 0", refusal, unexpected=False)
     if forced:
@@ -105,7 +106,19 @@ def not_sm12x(is_cuda: bool, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def vllm_refuses(vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int) -> str:
+def triton_lacks(vllm_version: str, *, layout: Cache, rope_dim: int, dcp: bool = False) -> str:
+    """Why the Triton path can't serve a model in a vLLM of this version, or nothing."""
+    if rope_dim not in ROPE_DIMS[layout.value]:
+        return f"the Triton kernels have no RoPE of {rope_dim} for {layout.value}"
+    release = release_of(vllm_version)
+    if dcp and release and release < GATHERS_LSE:
+        return f"this vLLM's FlashMLA, which the Triton path is built on, {WITHOUT_LSE}"
+    return ""
+
+
+def vllm_refuses(
+    vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int, dcp: bool = False
+) -> str:
     """Why vLLM's FlashInfer path of this version can't serve a model on SM12x, or nothing.
 
     For who can't ask vLLM's own check. A release newer than those looked at refuses nothing.
@@ -117,6 +130,8 @@ def vllm_refuses(vllm_version: str, *, layout: Cache, index_topk: int, rope_dim:
         return NO_PATH
     if layout is Cache.V32 and index_topk != V32_TOPK:
         return f"vLLM's FlashInfer path wants {V32_TOPK} picks a row, the model has {index_topk}"
+    if dcp:
+        return f"vLLM's FlashInfer path {WITHOUT_LSE}"
     return cache_refuses(vllm_version, rope_dim=rope_dim)
 
 
@@ -128,19 +143,20 @@ def cache_refuses(vllm_version: str, *, rope_dim: int) -> str:
     return ""
 
 
+def sinks_refused(vllm_version: str, *, sinks: bool) -> str:
+    """Why vLLM's FlashInfer path of this version would serve a model with sinks wrong, or nothing.
+
+    That of V3.2's cache has no place for them. A release newer than those looked at may have one.
+    """
+    if sinks and release_of(vllm_version)[:2] <= LOOKED_AT:
+        return "vLLM's FlashInfer path would leave the model's attention sinks out"
+    return ""
+
+
 def _without_triton(reason: str, refusal: str, *, unexpected: bool) -> Choice:
     if refusal:
         return Choice(path=Route.NONE, why=f"{reason}, and {refusal}", unexpected=True)
     return Choice(path=Route.UPSTREAM, why=reason, unexpected=unexpected)
-
-
-def graphs_allowed(knob: bool | None, *, speculative: bool) -> bool:
-    """Whether the Triton path may be compiled and captured; unset, not with speculative decoding.
-
-    The grids follow from shapes alone, so capture is safe; with speculative decoding it is left to
-    whoever asks for it, because nobody has yet seen padded draft rows replayed on a GPU.
-    """
-    return not speculative if knob is None else knob
 
 
 def calls_flashinfer(vllm_version: str) -> bool:

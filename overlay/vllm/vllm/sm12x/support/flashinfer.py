@@ -80,10 +80,16 @@ def _text(release: tuple[int, ...]) -> str:
 def find_flashinfer() -> FlashInfer:
     """Look at the installed FlashInfer."""
     folders, problem = _look()
-    if problem:
-        return FlashInfer(
-            version=None, kernels=False, hangs=False, without_rope=False, problem=problem
-        )
+    return missing(problem) if problem else look_at(folders)
+
+
+def missing(problem: str) -> FlashInfer:
+    """Return one that can't be used, and why."""
+    return FlashInfer(version=None, kernels=False, hangs=False, without_rope=False, problem=problem)
+
+
+def look_at(folders: list[Path]) -> FlashInfer:
+    """Judge a FlashInfer by the folders of its package."""
     version = _version(folders)
     release = release_of(version or "")
     if release:
@@ -142,7 +148,12 @@ def flashinfer_v4_shapes() -> frozenset[tuple[int, int]] | None:
 
     None where it has no such table: newer ones compute the answer.
     """
-    for folder in _look()[0]:
+    return shapes_in(_look()[0])
+
+
+def shapes_in(folders: list[Path]) -> frozenset[tuple[int, int]] | None:
+    """The same for a package in `folders`."""
+    for folder in folders:
         try:
             return _table_in((folder / WRAPPER).read_text(encoding="utf-8"))
         except (OSError, ValueError, SyntaxError):

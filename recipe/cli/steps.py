@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of the suite that need no wheel; .pre-commit-config.yaml has the same."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks", "tools"]
+
+
+def steps(pytest: list[str]) -> dict[str, list[str]]:
+    """The commands of the suite by name; pytest: what it is given in the place of all tests."""
+    module = [sys.executable, "-m"]
+    return {
+        "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
+        "lint": [*module, "ruff", "check", *PYTHON_CODE],
+        "imports": [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
+        "types": [*module, "mypy"],
+        "recipe": [*module, "pytest", *(pytest or ["tests/recipe", "tests/integration"])],
+    }
