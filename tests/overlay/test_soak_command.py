@@ -58,13 +58,18 @@ def say(handler: BaseHTTPRequestHandler, status: int, body: str) -> None:
     handler.wfile.write(body.encode())
 
 
+def hear() -> None:
+    # A shell's background jobs ignore Ctrl-C, and so do their children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_alone(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """The package where nothing of vLLM is: a copy of its folder, Python without site-packages."""
     shutil.copytree(PACKAGE, folder / "soak", ignore=shutil.ignore_patterns("__pycache__"))
     return subprocess.Popen(
         [sys.executable, "-S", "-m", "soak", *arguments],
         cwd=folder, env={"PATH": os.environ["PATH"], **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear,
     )  # fmt: skip
 
 
@@ -248,6 +253,21 @@ def test_an_interrupted_run_says_what_it_found(tmp_path: Path, sent: signal.Sign
     assert found["interrupted"]
     assert found["verdict"] == "right"
     assert 60 < found["requests"] < 4000
+
+
+def test_a_hangup_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    was = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with reader() as server, run_alone(tmp_path, server.url, *SHORT) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if " load " in line:
+                    break
+            process.send_signal(signal.SIGHUP)
+            process.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGHUP, was)
+    assert process.returncode == 0
 
 
 def test_minutes_end_a_run_that_has_no_other_end(capsys: pytest.CaptureFixture[str]) -> None:

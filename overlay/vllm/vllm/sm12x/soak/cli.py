@@ -27,10 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     options = read(arguments)
     for name in ("SIGTERM", "SIGHUP"):
-        # A second Ctrl-C by another name, so that what was found is written down.
-        if hasattr(signal, name):
+        # A second Ctrl-C by another name, so that what was found is written down. What is ignored
+        # stays so: nohup means it.
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             with contextlib.suppress(ValueError):  # not in the main thread
-                signal.signal(getattr(signal, name), _interrupt)
+                signal.signal(number, _interrupt)
     try:
         return soak(options)
     except SoakError as error:
