@@ -62,7 +62,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DeepseekV4Config", "DeepseekV4ForCausalLM",
         V4 | {"index_topk": 1024, "compress_ratios": [128, 4, 128, 0]},
     ),
-    "V4.1-Flash": ("DeepseekV41Config", "DeepseekV41ForCausalLM", V4 | {"compress_ratios": [0, 1, 2]}),
+    "V4.1-Flash": (
+        "DeepseekV41Config",
+        "DeepseekV41ForCausalLM",
+        V4 | {"compress_ratios": [0, 1, 2]},
+    ),
     "V3.2": ("DeepseekV32Config", "DeepseekV32ForCausalLM", DSA),
     "GLM-5.2": ("GlmMoeDsaConfig", "GlmMoeDsaForCausalLM", DSA),
     "GLM-5.3-Flash": ("Glm5NextTextConfig", "Glm5NextForCausalLM", {"num_key_value_heads": 8}),
