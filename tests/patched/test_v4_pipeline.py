@@ -109,7 +109,9 @@ def build(
         config.model_config = SimpleNamespace(
             hf_config=hf, hf_text_config=hf, dtype=torch.bfloat16, max_model_len=1024
         )
-        devices.use(devices.SM120, monkeypatch)
+        platform = devices.use(devices.SM120, monkeypatch)
+        attention = importlib.import_module("vllm.model_executor.layers.deepseek_v4_attention")
+        monkeypatch.setattr(attention, "current_platform", platform)
         with set_current_vllm_config(config):
             return module.DeepseekV4ForCausalLM(vllm_config=config, prefix="")
 
@@ -207,9 +209,13 @@ def test_a_dry_run_gets_every_stream(build: Callable[..., Any]) -> None:
     assert not streams.any()
 
 
-def test_each_stage_loads_its_part_of_a_checkpoint(build: Callable[..., Any]) -> None:
+def test_each_stage_loads_its_part_of_a_checkpoint(
+    build: Callable[..., Any], base: Version
+) -> None:
     import torch
 
+    if base >= Version("0.21"):
+        pytest.skip("upstream's own stages")
     whole = build(0, 1)
     generator = torch.Generator().manual_seed(0)
     for name, value in whole.named_parameters():
