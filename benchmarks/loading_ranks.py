@@ -19,7 +19,7 @@ from benchmarks.loading_checkpoint import rank_of
 from benchmarks.loading_methods import Setting, tensors
 
 # What a rank needs besides the page cache: Python, torch, and the parameters it fills.
-_RANK_BYTES = 512 << 20
+_RANK_BYTES = 128 << 20
 _GROUPS = Path("/sys/fs/cgroup/memory")
 _POLL_SECONDS = 0.005
 

@@ -67,7 +67,7 @@ _LOWEST_BIT = bytes(value & 1 for value in range(256))
 def is_resident(fd: int, start: int, end: int) -> bool:
     """Whether all pages of [start, end) are known to be in the page cache."""
     pages = -(-end // PAGE) - start // PAGE
-    return count_resident(fd, start, end) == pages
+    return start >= end or count_resident(fd, start, end) == pages
 
 
 def share_resident(paths: Iterable[str]) -> float | None:
