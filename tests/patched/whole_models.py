@@ -134,7 +134,7 @@ def main() -> None:
     # vLLM looks at a model's class in a process of its own, which would have another platform.
     registry = importlib.import_module("vllm.model_executor.models.registry")
     patch.setattr(registry, "_run_in_subprocess", lambda look: look())
-    found = {}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         alone(folder, patch)
         known = registry.ModelRegistry.get_supported_archs()
