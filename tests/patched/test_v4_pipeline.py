@@ -88,7 +88,7 @@ def build(
 ) -> Callable[..., Any]:
     """Build the model as one rank of a pipeline does; `module` is the file to take it from."""
     import torch
-    from vllm.config import CacheConfig, VllmConfig, set_current_vllm_config
+    from vllm.config import CacheConfig, CompilationMode, VllmConfig, set_current_vllm_config
 
     # What a GPU has, and tilelang's kernels, which no test environment has.
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
@@ -104,6 +104,8 @@ def build(
         )
         monkeypatch.setattr(groups, "_PP", stage)
         config = VllmConfig()
+        # On a GPU's platform the second one would be compiled, with operators that a CPU lacks.
+        config.compilation_config.mode = CompilationMode.NONE
         config.cache_config = CacheConfig(cache_dtype="fp8", block_size=256)
         hf = small_config()
         config.model_config = SimpleNamespace(
