@@ -62,7 +62,7 @@ def test_the_best_a_device_gets(sass: str, ptx: str, expected: dict[str, str]) -
 @pytest.fixture(scope="module")
 def theirs() -> ModuleType:
     """The overlay's own reading, which runs where no recipe is installed."""
-    path = CHECKOUT / "overlay" / "vllm" / "vllm" / "sm12x" / "binaries.py"
+    path = CHECKOUT / "overlay" / "vllm" / "vllm" / "sm12x" / "doctor" / "binaries.py"
     spec = importlib.util.spec_from_file_location("overlay_binaries", path)
     assert spec is not None
     assert spec.loader is not None
