@@ -103,7 +103,10 @@ def test_elsewhere_nothing_is_ours(
     assert attention(found, 0)
     assert not any(OURS in cls for layer in found["layers"].values() for cls in layer)
     assert found["imported"] == []
-    assert found["cache_dtype"] == ("fp8" if name in COMPRESSED else "auto")
+    if device == "10.0" and name.startswith("GLM") and base >= Version("0.33"):
+        assert found["cache_dtype"].startswith("fp8")  # upstream's own choice there
+    else:
+        assert found["cache_dtype"] == ("fp8" if name in COMPRESSED else "auto")
 
 
 @pytest.mark.parametrize("device", SM12X + OTHERS)
