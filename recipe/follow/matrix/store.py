@@ -19,7 +19,7 @@ from recipe.ground import scratch
 from recipe.ground.digest import sha256
 from recipe.ground.log import say
 from recipe.ground.project import Project
-from recipe.objects import git, hunks, threeway
+from recipe.objects import git, hunks, settings, threeway
 from recipe.series import patch
 from recipe.series import topics as series
 from recipe.series.patch import Patch
@@ -35,6 +35,7 @@ JUDGES = (
     nearby,
     patch,
     series,
+    settings,
     threeway,
     upstreamed,
 )

@@ -148,7 +148,8 @@ def command_of(rebase: Rebase, state: State) -> Command:
             repository.check_out(rebase.store, folder, step.commit)
         repository.move_to(repository.WorkTree(root=folder), step.commit)
         env = {"SM12X_BASE": rebase.onto.tag, "SM12X_PATCH": step.patch}
-        status = run.show(["sh", "-c", state.command], cwd=folder, env=env)
+        command = ["sh", "-c", state.command]
+        status = run.check_alive(command, run.show(command, cwd=folder, env=env))
         if status != 0:
             raise rolled_back(rebase, state, step, status)
 
