@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from recipe.ground.errors import ConfigError, UsageError
+from recipe.ground.text import read_text
 
 SCHEMA = 1
 # One build for both chips: RTX PRO 6000 and RTX 5090 (12.0), DGX Spark (12.1).
@@ -107,10 +108,8 @@ class Bases:
 
 def load_bases(path: Path) -> Bases:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path.name} is missing", next=f"git checkout -- {path.name}") from None
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path.name}: {error}", next=f"mend {path.name}") from None
     if data.get("schema") != SCHEMA:
         raise ConfigError(
@@ -122,7 +121,12 @@ def load_bases(path: Path) -> Bases:
             f"{path.name}: revision {data.get('revision')!r} is not a whole number",
             next=f"mend revision in {path.name}",
         )
-    releases = [parse_base(entry, path.name) for entry in data.get("base", [])]
+    entries = data.get("base", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            f"{path.name}: base is not a list of tables", next=f"git checkout -- {path.name}"
+        )
+    releases = [parse_base(entry, path.name) for entry in entries]
     if not releases:
         raise ConfigError(f"{path.name} pins no release", next="python build.py bases add v0.33.0")
     releases.sort(key=lambda base: base.version)

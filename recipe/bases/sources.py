@@ -20,6 +20,7 @@ from recipe.ground.lock import hold
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.run import check_disk
+from recipe.ground.secret import plain
 from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
 from recipe.objects.git import Store, open_store
 
@@ -161,7 +162,7 @@ def check_release(store: Store, base: Base, commit: str) -> None:
 
 def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
     store = store_of(project)
-    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(plain(url).encode()).hexdigest()[:16]}"
     with hold(project.cache / "locks" / "store.lock", "the object store"):
         commit = store.commit_of(ref)
         if commit is None:
@@ -176,7 +177,7 @@ def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source
                     next="look at what changed there, or build from the archive: --source sdist",
                 )
             store.set_ref(ref, commit)
-    return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {base.tag} {commit}")
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{plain(url)} {base.tag} {commit}")
 
 
 def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
@@ -190,7 +191,7 @@ def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> 
             say(f"  fetching {commit} from {url}")
             found = store.fetch_revision(url, commit)
             store.set_ref(ref, found)
-    return Source(kind=Kind.GIT, commit=found, origin=f"{url} {found}")
+    return Source(kind=Kind.GIT, commit=found, origin=f"{plain(url)} {found}")
 
 
 def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:

@@ -31,10 +31,15 @@ def hidden(text: str) -> str:
     return HEADER.sub(rf"\g<1>{HIDDEN}", text)
 
 
+def address(url: str) -> str:
+    """The address to ask, without user and password: these go into a header (`authorization`)."""
+    parts = split(url)
+    return url if parts is None else parts[0]
+
+
 def plain(url: str) -> str:
     """The address without what proves who asks: it names the same place in every record."""
-    parts = split(url)
-    return hidden(url if parts is None else parts[0])
+    return hidden(address(url))
 
 
 def authorization(url: str) -> str | None:
@@ -60,12 +65,7 @@ def split(url: str) -> tuple[str, str] | None:
 def same_place(url: str, other: str) -> bool:
     """Whether two addresses have the same scheme, host and port."""
     try:
-        one, two = urlsplit(split_or(url)), urlsplit(split_or(other))
+        one, two = urlsplit(address(url)), urlsplit(address(other))
         return (one.scheme, one.hostname, one.port) == (two.scheme, two.hostname, two.port)
     except ValueError:
         return False
-
-
-def split_or(url: str) -> str:
-    parts = split(url)
-    return url if parts is None else parts[0]

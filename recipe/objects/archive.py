@@ -20,6 +20,7 @@ from pathlib import Path
 
 from recipe.ground import run
 from recipe.ground.errors import SourceError
+from recipe.objects import foreign
 from recipe.objects.git import EPOCH, IDENTITY, ISOLATED, Store
 
 MAX_MEMBERS = 200_000
@@ -99,21 +100,7 @@ def check_link(archive: Path, path: str, target: str) -> None:
 def folder_entries(folder: Path) -> Iterator[Entry]:
     """The files of a folder: what git tracks or would track there, else every file."""
     if (folder / ".git").exists():
-        listing = run.output(
-            [
-                "git",
-                "-C",
-                str(folder),
-                "ls-files",
-                "-z",
-                "--cached",
-                "--others",
-                "--exclude-standard",
-                "--deduplicate",
-            ],
-            env=ISOLATED,
-        )
-        names = [name for name in os.fsdecode(listing).split("\0") if name]
+        names = [name for name in os.fsdecode(foreign.listed(folder)).split("\0") if name]
     else:
         names = [
             (Path(root) / file).relative_to(folder).as_posix()
@@ -127,7 +114,8 @@ def folder_entries(folder: Path) -> Iterator[Entry]:
             check_link(folder, name, target)
             yield Entry(path=name, mode="120000", content=os.fsencode(target))
         elif path.is_file():
-            mode = "100755" if os.access(path, os.X_OK) else "100644"
+            # As the file is, whether or not its disk allows programs.
+            mode = "100755" if path.stat().st_mode & stat.S_IXUSR else "100644"
             yield Entry(path=name, mode=mode, content=path.read_bytes())
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from recipe.ground import run, scratch
 from recipe.ground.errors import MachineError, SourceError
-from recipe.ground.secret import authorization, plain
+from recipe.ground.secret import address, authorization, plain
+from recipe.objects import health
 from recipe.objects.settings import COMMITTER as COMMITTER
 from recipe.objects.settings import CONFIG, TAR, configured
 from recipe.objects.settings import EPOCH as EPOCH
@@ -59,7 +60,10 @@ class Store:
             env["GIT_INDEX_FILE"] = str(index)
         try:
             return run.output(["git", *args], env=env, stdin=stdin)
-        except run.CommandFailed:
+        except run.CommandFailed as error:
+            if error.returncode == 1:  # git's no, not git's trouble
+                raise
+            check_undamaged(self.path)
             if args[0] == "rev-parse":  # it only reads: what it doesn't find isn't there
                 raise
             for place in (self.path, *([] if index is None else [index.parent])):
@@ -257,9 +261,9 @@ class Store:
         proof = authorization(url)
         if proof is not None:
             env |= configured(
-                {**CONFIG, f"http.{plain(url)}.extraHeader": f"Authorization: {proof}"}
+                {**CONFIG, f"http.{address(url)}.extraHeader": f"Authorization: {proof}"}
             )
-        run.output([*command, *how, "--", plain(url), wanted], env=env)
+        run.output([*command, *how, "--", address(url), wanted], env=env)
 
 
 def open_store(path: Path) -> Store:
@@ -281,6 +285,19 @@ def open_store(path: Path) -> Store:
             stale.unlink(missing_ok=True)
     ignore_attributes(path)
     return Store(path=path)
+
+
+def check_undamaged(store: Path) -> None:
+    """Whether a git that failed has met objects that aren't what was written."""
+    bad = health.damaged(store)
+    if bad:
+        raise SourceError(
+            f"the object store is damaged: {bad[0]} isn't what git wrote"
+            + (f", nor are {len(bad) - 1} others" if len(bad) > 1 else ""),
+            means="A disk or somebody changed it. What it holds of releases is made anew from the "
+            "pinned archives; what can be read of the rest is saved.",
+            next="python build.py doctor --mend",
+        )
 
 
 def split_author(author: str) -> tuple[str, str]:

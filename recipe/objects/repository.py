@@ -15,14 +15,19 @@ from recipe.objects.threeway import MERGE
 
 @dataclass(frozen=True, kw_only=True)
 class WorkTree:
-    """A repository with a work tree, which a person or a command works in."""
+    """A repository with a work tree, which a person or a command works in.
+
+    borrowed: the git folder of ours that stands for its own (`foreign.borrowed`).
+    """
 
     root: Path
+    borrowed: Path | None = None
 
     @property
     def env(self) -> dict[str, str]:
         # Both are named: git would look for a repository in the folders above as well.
-        where = {"GIT_DIR": str(self.root / ".git"), "GIT_WORK_TREE": str(self.root)}
+        git = self.borrowed or self.root / ".git"
+        where = {"GIT_DIR": str(git), "GIT_WORK_TREE": str(self.root)}
         return {**ISOLATED, **where}
 
     def git(self, *args: str) -> bytes:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
+import stat
 from dataclasses import dataclass
 
 from recipe.bases.releases import Base
@@ -39,7 +39,7 @@ def read_overlay(project: Project, upstream: str) -> tuple[OverlayFile, ...]:
             or path.name.endswith((".pyc", "~"))
         ):
             continue
-        mode = "100755" if os.access(path, os.X_OK) else "100644"
+        mode = "100755" if path.stat().st_mode & stat.S_IXUSR else "100644"
         files.append(OverlayFile(path=relative.as_posix(), content=path.read_bytes(), mode=mode))
     return tuple(files)
 

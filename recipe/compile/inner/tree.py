@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def walk(folder: Path) -> Iterator[Entry]:
                 check_link(folder, relative, target)
                 yield Entry(path=relative, mode="120000", content=target.encode())
             elif path.is_file():
-                mode = "100755" if os.access(path, os.X_OK) else "100644"
+                mode = "100755" if path.stat().st_mode & stat.S_IXUSR else "100644"
                 yield Entry(path=relative, mode=mode, content=path.read_bytes())
 
 
