@@ -20,8 +20,11 @@ from recipe.ground.lock import hold
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.run import check_disk
-from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
+from recipe.objects.archive import import_entries
+from recipe.objects.folder import folder_entries
 from recipe.objects.git import Store, open_store
+from recipe.objects.names import Entry
+from recipe.objects.tar import tar_entries
 
 # Bump when the way an archive becomes a tree changes.
 IMPORTER = 1

@@ -17,7 +17,7 @@ from pathlib import Path
 from recipe.bases.releases import Archive, InnerPin
 from recipe.compile.inner.cmake import CUTLASS_CMAKE
 from recipe.ground.errors import SourceError
-from recipe.objects.archive import Entry
+from recipe.objects.names import Entry
 
 PARTS = ("include/", "tools/util/include/", "python/cutlass_library/")
 VERSION = "include/cutlass/version.h"
