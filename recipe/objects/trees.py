@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from recipe.ground.errors import RecipeError
 from recipe.objects.git import Store
-from recipe.objects.names import LINK, SUBMODULE, Gate
+from recipe.objects.names import LINK, LONGEST_PATH, SUBMODULE, Gate
 
 
 def check_tree(
@@ -18,7 +18,7 @@ def check_tree(
     mode or link that no tree may have."""
     gate = Gate(refuse=refuse)
     submodules = []
-    for row in store.git("ls-tree", "-r", "-z", "-l", commit).split(b"\0")[:-1]:
+    for row in store.git("ls-tree", "-r", "-z", "-l", "--full-tree", commit).split(b"\0")[:-1]:
         head, _, raw = row.partition(b"\t")
         mode, _, blob, size = head.decode().split()
         path = os.fsdecode(raw)
@@ -26,7 +26,8 @@ def check_tree(
             gate.admit_folder(path)
             submodules.append(path)
             continue
-        target = store.git("cat-file", "blob", blob) if mode == LINK else None
+        link = mode == LINK and int(size) <= LONGEST_PATH
+        target = store.git("cat-file", "blob", blob) if link else None
         gate.admit(path, mode, int(size), target)
     gate.settle()
     return tuple(submodules)
