@@ -15,13 +15,14 @@ from recipe.bases.pins import Reader
 from recipe.bases.sources import store_of
 from recipe.compile.inner.cmake import Declared, declared_sources, placeholder, scripted
 from recipe.compile.inner.find import Kind, Request, Series, Tree, find
-from recipe.compile.inner.tree import materialise, tree_id, write_entries
+from recipe.compile.inner.tree import materialise, write_entries
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.objects.archive import import_entries
 from recipe.objects.git import Store
+from recipe.objects.ids import tree_id
 from recipe.objects.names import Entry, Gate, escaped
 from recipe.objects.trees import check_tree
 from recipe.series.tree import apply_all

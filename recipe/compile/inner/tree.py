@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from recipe.ground import scratch
 from recipe.ground.errors import SourceError
@@ -15,36 +13,8 @@ from recipe.ground.lock import hold
 from recipe.ground.project import Project
 from recipe.ground.run import disk_full
 from recipe.objects.folder import every_entry
+from recipe.objects.ids import tree_id
 from recipe.objects.names import Entry
-
-
-def tree_id(entries: Iterable[Entry]) -> str:
-    """The id that git gives a tree of these files: the same on every machine, and checkable there.
-
-    Modes and names count, dates and owners don't.
-    """
-    root: dict[str, Any] = {}
-    for entry in entries:
-        *folders, name = entry.path.split("/")
-        folder = root
-        for part in folders:
-            folder = folder.setdefault(part, {})
-        folder[name] = (entry.mode, object_id(b"blob", entry.content))
-    return folder_id(root).hex()
-
-
-def folder_id(folder: dict[str, Any]) -> bytes:
-    rows = []
-    for name, value in folder.items():
-        mode, found = ("40000", folder_id(value)) if isinstance(value, dict) else value
-        # Git sorts a folder as if its name ended in a slash.
-        key = name.encode() + (b"/" if mode == "40000" else b"")
-        rows.append((key, f"{mode} {name}\0".encode() + found))
-    return object_id(b"tree", b"".join(row for _, row in sorted(rows)))
-
-
-def object_id(kind: bytes, content: bytes) -> bytes:
-    return hashlib.sha1(b"%s %d\0" % (kind, len(content)) + content, usedforsecurity=False).digest()
 
 
 def write_entries(entries: Iterable[Entry], folder: Path) -> None:

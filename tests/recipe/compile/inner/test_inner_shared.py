@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from recipe.compile.inner.tree import tree_id
 from recipe.objects.folder import every_entry
+from recipe.objects.ids import tree_id
 from tests.recipe.inners import Inner
 from tests.recipe.world import CHECKOUT
 
