@@ -7,7 +7,6 @@ import http
 import io
 import json
 import re
-import urllib.request
 import zipfile
 from dataclasses import replace
 
@@ -17,12 +16,15 @@ from packaging.version import Version
 
 from recipe.bases import pins
 from recipe.bases.components import component_name
-from recipe.bases.download import Link, list_files, list_release
+from recipe.bases.download import SECONDS_WITHOUT_A_BYTE, Link, list_files, list_release
+from recipe.bases.index import opened
 from recipe.bases.releases import SCHEMA, Archive, Base, Bases, InnerPin, load_bases
 from recipe.bases.sources import import_sdist
 from recipe.ground.errors import SourceError, UsageError
+from recipe.ground.lock import hold_folder
 from recipe.ground.log import say
 from recipe.ground.project import Project
+from recipe.ground.scratch import write_whole
 from recipe.objects.git import Store
 
 MACHINES = ("x86_64", "aarch64")
@@ -108,7 +110,7 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, url: str) -> None:
         self.url = url
         self.position = 0
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD")) as answer:
+        with opened(url, headers={}, timeout=SECONDS_WITHOUT_A_BYTE, method="HEAD") as answer:
             self.size = int(answer.headers["Content-Length"])
 
     def readable(self) -> bool:
@@ -127,7 +129,7 @@ class RemoteFile(io.RawIOBase):
         if last < self.position:
             return 0
         wanted = {"Range": f"bytes={self.position}-{last}"}
-        with urllib.request.urlopen(urllib.request.Request(self.url, headers=wanted)) as answer:
+        with opened(self.url, headers=wanted, timeout=SECONDS_WITHOUT_A_BYTE) as answer:
             if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
                 raise OSError("the server doesn't answer ranges")
             content = answer.read(last - self.position + 1)
@@ -149,18 +151,17 @@ def is_source(link: Link) -> bool:
 
 def add(project: Project, tags: list[str]) -> Bases:
     """Pin the releases and write bases.toml anew, the others as they were."""
-    old = load_bases(project.bases_file) if project.bases_file.exists() else None
-    releases = {base.tag: base for base in old.releases} if old else {}
-    for tag in tags:
-        before = releases.get(tag)
-        new = pin_release(project, tag)
-        releases[tag] = new if before is None else replace(new, lifted=before.lifted)
-    ordered = tuple(sorted(releases.values(), key=lambda base: base.version))
-    bases = Bases(revision=old.revision if old else 1, releases=ordered)
-    temporary = project.bases_file.with_suffix(".part")
-    temporary.write_text(render(bases), encoding="utf-8", newline="\n")
-    load_bases(temporary)
-    temporary.rename(project.bases_file)
+    pinned = {tag: pin_release(project, tag) for tag in tags}
+    # Minutes later: what another run has pinned meanwhile stays.
+    with hold_folder(project.root, project.cache, "bases.toml"):
+        old = load_bases(project.bases_file) if project.bases_file.exists() else None
+        releases = {base.tag: base for base in old.releases} if old else {}
+        for tag, new in pinned.items():
+            before = releases.get(tag)
+            releases[tag] = new if before is None else replace(new, lifted=before.lifted)
+        ordered = tuple(sorted(releases.values(), key=lambda base: base.version))
+        bases = Bases(revision=old.revision if old else 1, releases=ordered)
+        write_whole(project.bases_file, render(bases).encode(), check=load_bases)
     return bases
 
 

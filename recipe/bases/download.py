@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
-import sys
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from recipe.bases.index import index_urls, opened
 from recipe.bases.releases import Archive
 from recipe.ground import run
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.log import Progress, say
+from recipe.ground.secret import address
 
 BLOCK = 1 << 20
 TRIES = 3
@@ -51,6 +50,8 @@ def fetch(archive: Archive, *, project: str, version: str, cache: Path, offline:
         link = find_link(project, version, archive.name)
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
+        if part.is_symlink():  # it would be written where somebody else wants it
+            part.unlink()
         download(link, part)
         check_hash(part, archive.sha256)
         part.rename(path)
@@ -113,7 +114,7 @@ def list_files(project: str) -> list[tuple[str, Link]]:
             package.version or "",
             Link(
                 name=package.link.filename,
-                url=package.link.normalized.partition("#")[0],
+                url=address(package.link.normalized.partition("#")[0]),
                 sha256=next(iter((package.link.hash_option or {}).get("sha256", [])), None),
                 requires_python=package.link.requires_python,
             ),
@@ -128,19 +129,6 @@ def unreachable(project: str, why: str) -> SourceError:
         means="Nothing was changed; what the cache holds is still there.",
         next="check the network (pip download works?), or use only the cache: --offline",
     )
-
-
-def index_urls() -> list[str]:
-    """The indexes pip is set to use here; empty means unearth's default, the public one."""
-    chosen = [os.environ.get("PIP_INDEX_URL", "")]
-    chosen += os.environ.get("PIP_EXTRA_INDEX_URL", "").split()
-    if not chosen[0]:
-        command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-        try:
-            chosen[0] = run.output(command, cwd=Path(sys.prefix)).decode().strip()
-        except run.CommandFailed:
-            chosen = []  # not set: extra indexes alone must not replace the default
-    return [url for url in chosen if url]
 
 
 def download(link: Link, part: Path) -> None:
@@ -169,10 +157,8 @@ def download(link: Link, part: Path) -> None:
 
 def receive(link: Link, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(link.url)
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    with urllib.request.urlopen(request, timeout=SECONDS_WITHOUT_A_BYTE) as answer:
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with opened(link.url, headers=headers, timeout=SECONDS_WITHOUT_A_BYTE) as answer:
         going_on = answer.status == 206
         have = have if going_on else 0
         length = answer.headers.get("Content-Length")

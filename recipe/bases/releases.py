@@ -13,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from recipe.ground.errors import ConfigError, UsageError
+from recipe.ground.text import read_text
 from recipe.objects.names import escaped, wrong_file_name
 
 SCHEMA = 1
@@ -117,10 +118,8 @@ class Bases:
 
 def load_bases(path: Path) -> Bases:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path.name} is missing", next=f"git checkout -- {path.name}") from None
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path.name}: {error}", next=f"mend {path.name}") from None
     if data.get("schema") != SCHEMA:
         raise ConfigError(
@@ -132,7 +131,12 @@ def load_bases(path: Path) -> Bases:
             f"{path.name}: revision {data.get('revision')!r} is not a whole number",
             next=f"mend revision in {path.name}",
         )
-    releases = [parse_base(entry, path.name) for entry in data.get("base", [])]
+    entries = data.get("base", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            f"{path.name}: base is not a list of tables", next=f"git checkout -- {path.name}"
+        )
+    releases = [parse_base(entry, path.name) for entry in entries]
     if not releases:
         raise ConfigError(f"{path.name} pins no release", next="python build.py bases add v0.33.0")
     releases.sort(key=lambda base: base.version)

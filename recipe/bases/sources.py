@@ -21,6 +21,7 @@ from recipe.ground.lock import hold
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.run import check_disk
+from recipe.ground.secret import plain
 from recipe.objects.archive import import_entries
 from recipe.objects.folder import folder_entries
 from recipe.objects.git import Store, open_store
@@ -198,7 +199,7 @@ def check_release(store: Store, base: Base, commit: str) -> None:
 
 def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
     store = store_of(project)
-    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(plain(url).encode()).hexdigest()[:16]}"
     with hold(project.cache / "locks" / "store.lock", "the object store"):
         commit = store.commit_of(ref)
         if commit is not None and not commit.startswith(base.commit):
@@ -216,8 +217,8 @@ def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source
                     next="look at what changed there, or build from the archive: --source sdist",
                 )
             store.set_ref(ref, commit)
-    look_through(store, commit, url)
-    return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {base.tag} {commit}")
+    look_through(store, commit, plain(url))
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{plain(url)} {base.tag} {commit}")
 
 
 def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
@@ -236,8 +237,8 @@ def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> 
                     next="mend the pin in bases.toml",
                 )
         store.set_ref(f"refs/sm12x/revision/{commit}", commit)
-    look_through(store, commit, url)
-    return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {commit}")
+    look_through(store, commit, plain(url))
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{plain(url)} {commit}")
 
 
 def look_through(store: Store, commit: str, url: str) -> None:

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 from recipe.bases.releases import Base
 from recipe.compile.toolchain.python import find_python
+from recipe.ground import pip as pip_settings
 from recipe.ground import run, scratch
 from recipe.ground.environment import QUIET_PIP, Needs, dependencies, see_behind
 from recipe.ground.errors import ConfigError, TestsFailed
@@ -128,7 +129,8 @@ def fresh_environment(interpreter: str, folder: Path, shelf: Path, wheel: Path) 
         python = folder / "bin" / "python"
         pip = [str(shelf / "bin" / "python"), "-m", "pip", "--python", str(python)]
         options = ["--no-deps", "--no-index", "--no-compile", "--force-reinstall"]
-        run.output([*pip, "install", *QUIET_PIP, *options, str(wheel)], cwd=folder)
+        told = pip_settings.environment()
+        run.output([*pip, "install", *QUIET_PIP, *options, str(wheel)], cwd=folder, env=told)
     except run.CommandFailed as error:
         if run.is_full(folder):
             raise run.disk_full(folder, "the wheel could not be installed for its tests") from None

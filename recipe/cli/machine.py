@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
 from recipe.bases.releases import load_bases
 from recipe.bases.sources import sdist_ref
+from recipe.cli.finding import Finding
 from recipe.compile.toolchain import host_compiler, jobs, symbols, toolkit
 from recipe.compile.toolchain.target import target_of, this_machine
 from recipe.ground import run
@@ -21,15 +21,6 @@ from recipe.objects.git import Store
 
 CACHE_BYTES = 8 << 30
 COMPILES = "build (for what is compiled)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    name: str
-    good: bool
-    detail: str
-    needed_by: str
-    next: str = ""
 
 
 def examine(project: Project, machine: str) -> list[Finding]:

@@ -57,7 +57,7 @@ def finish_import(store: Store, process: subprocess.Popen[bytes]) -> None:
     assert process.stderr is not None
     problem = process.stderr.read().decode(errors="replace")
     close(process)
-    if process.returncode == 0:
+    if run.check_alive(FAST_IMPORT, process.returncode) == 0:
         return
     if run.is_full(store.path):
         raise run.disk_full(store.path, "the source tree could not be stored")

@@ -8,13 +8,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from recipe.ground import run
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say
-from recipe.objects.git import ISOLATED
+from recipe.objects import foreign
 from recipe.objects.names import LARGEST_FILE, LINK, Entry, Gate, escaped
-
-LISTED = ["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"]
 
 
 def folder_entries(folder: Path, *, elsewhere: frozenset[str] = frozenset()) -> Iterator[Entry]:
@@ -36,7 +33,7 @@ def every_entry(folder: Path) -> Iterator[Entry]:
 
 
 def tracked(folder: Path, elsewhere: frozenset[str]) -> list[str]:
-    listing = os.fsdecode(run.output(["git", "-C", str(folder), *LISTED], env=ISOLATED))
+    listing = os.fsdecode(foreign.listed(folder))
     names = []
     for name in sorted(name for name in listing.split("\0") if name):
         path = folder / name

@@ -13,6 +13,7 @@ from packaging.version import Version
 from recipe.bases.releases import Base, Bases
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
+from recipe.ground.text import read_text
 from recipe.objects.names import escaped, wrong_with
 from recipe.series.file import entry_of
 from recipe.series.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
@@ -75,7 +76,7 @@ def read_series(project: Project) -> tuple[Patch, ...]:
 
 def series_entries(path: Path) -> list[tuple[int, str]]:
     """Line number and entry of a quilt series file; comments and blank groups are skipped."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     named = ((number, entry_of(line)) for number, line in enumerate(lines, 1))
     return [(number, entry) for number, entry in named if entry is not None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recipe.ground import run, scratch
 from recipe.ground.errors import ApplyError, UsageError
-from recipe.objects.git import Change, Store
+from recipe.objects.git import Change, DoesNotApply, Store
 from recipe.objects.repository import make_work_repository, set_template
 from recipe.objects.trees import check_tree
 from recipe.series.overlay import OverlayFile
@@ -80,10 +80,9 @@ def unfit(name: str, why: str) -> ApplyError:
 def apply_one(store: Store, index: Path, patch: Patch) -> None:
     try:
         store.apply(patch.content, index)
-    except run.CommandFailed as error:
-        evidence = [line.removeprefix("error: ") for line in error.stderr.splitlines() if line]
+    except DoesNotApply as no:
         raise ApplyError(
-            f"patches/{patch.path} doesn't apply: {'; '.join(evidence)}",
+            f"patches/{patch.path} doesn't apply: {'; '.join(no.lines)}",
             means="Its context must match exactly. Nothing was applied or built.",
             next=f"python build.py apply --until {patch.path} --tree DIR, "
             "then mend the patch against that tree",

@@ -15,6 +15,7 @@ from recipe.compile.inner.git import MAX_DEPTH, repository_name
 from recipe.ground import run
 from recipe.ground.errors import SourceError, UsageError
 from recipe.ground.log import say
+from recipe.objects import foreign
 from recipe.objects.folder import folder_entries
 from recipe.objects.git import ISOLATED
 from recipe.objects.names import SUBMODULE, Entry, escaped, wrong_with
@@ -164,8 +165,8 @@ def submodule_paths(folder: Path) -> list[str]:
                     means="Nothing of the work tree was read.",
                     next="mend it, or name a plain folder",
                 )
-    listing = run.output(["git", "-C", str(folder), "ls-files", "-z", "--stage"], env=ISOLATED)
-    rows = (row.partition("\t") for row in os.fsdecode(listing).split("\0")[:-1])
+    listing = os.fsdecode(foreign.listed(folder, "--stage"))
+    rows = (row.partition("\t") for row in listing.split("\0")[:-1])
     return [path for head, _, path in rows if head.startswith(SUBMODULE)]
 
 
