@@ -186,7 +186,13 @@ def render_base(base: Base) -> str:
 
 
 def render_pin(pin: InnerPin) -> str:
-    fields = {"repository": pin.repository, "pin": pin.pin, "commit": pin.commit, "why": pin.why}
+    fields = {
+        "repository": pin.repository,
+        "pin": pin.pin,
+        "commit": pin.commit,
+        "tree": pin.tree,
+        "why": pin.why,
+    }
     said = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value]
     return f"{{ {', '.join(said)} }}"
 
@@ -196,7 +202,10 @@ def canonical(python: SpecifierSet) -> str:
 
 
 def render_archive(archive: Archive) -> str:
-    return f'{{ name = "{archive.name}", sha256 = "{archive.sha256}" }}'
+    said = [f'name = "{archive.name}"', f'sha256 = "{archive.sha256}"']
+    said += [] if archive.size is None else [f"size = {archive.size}"]
+    said += [] if archive.tree is None else [f'tree = "{archive.tree}"']
+    return f"{{ {', '.join(said)} }}"
 
 
 def table(bases: Bases) -> list[dict[str, str]]:

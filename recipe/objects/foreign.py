@@ -118,9 +118,14 @@ def settings_of(common: Path) -> list[tuple[str, str]]:
     return [(n, v) for n, _, v in rows if n in HARMLESS and plain.fullmatch(v)]
 
 
-def listed(folder: Path) -> bytes:
-    """What git tracks or would track in a work tree, each name with a NUL after it."""
+KEPT = ("--cached", "--others", "--exclude-standard", "--deduplicate")
+
+
+def listed(folder: Path, *options: str) -> bytes:
+    """What git tracks or would track in a work tree, each name with a NUL after it.
+
+    options: others than these for git ls-files.
+    """
     with borrowed(folder) as git:
-        options = ("--cached", "--others", "--exclude-standard", "--deduplicate")
         env = {**ISOLATED, "GIT_DIR": str(git), "GIT_WORK_TREE": str(folder)}
-        return run.output(["git", "ls-files", "-z", *options], cwd=folder, env=env)
+        return run.output(["git", "ls-files", "-z", *(options or KEPT)], cwd=folder, env=env)
