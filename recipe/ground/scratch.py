@@ -102,6 +102,9 @@ def check_writable(folder: Path, option: str) -> None:
         with suppress(FileNotFoundError):
             folder.lstat()
         above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        longest = os.pathconf(above, "PC_NAME_MAX")
+        if any(len(os.fsencode(part)) > longest for part in folder.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryDirectory(prefix=".vllm-sm12x-", dir=above):
             pass
     except OSError as error:

