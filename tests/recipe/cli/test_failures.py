@@ -171,7 +171,8 @@ def test_an_output_folder_that_cannot_be_is_said_first(world: World, out: str) -
 def test_a_reader_that_has_seen_enough_is_no_error(world: World) -> None:
     done = shell(world, "RECIPE bases --json | head -c 10; exit ${PIPESTATUS[0]}")
     assert done.status in (0, 130)
-    assert done.err == ""
+    assert "Broken pipe" not in done.err
+    assert "Traceback" not in done.err
     assert "Traceback" not in shell(world, "RECIPE bases >&-").err
 
 
