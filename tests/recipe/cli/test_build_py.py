@@ -21,7 +21,7 @@ from tests.recipe.packages import pure_wheel
 from tests.recipe.server import Index
 from tests.recipe.world import CHECKOUT
 
-MAIN = b"import os, sys\nprint(sys.argv[1:], sorted(n for n in os.environ if n[:2] == 'PY'))\n"
+MAIN = b"import os, sys\nprint(sys.argv[1:], sorted(n for n in os.environ if n[:6] == 'PYTHON'))\n"
 # The real one: build.py asks it which lines of a lock are for this Python.
 PACKAGING = Path(__import__("packaging").__file__).parent
 
