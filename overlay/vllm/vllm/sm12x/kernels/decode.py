@@ -171,7 +171,8 @@ def _launch(
 ) -> None:
     q, out, lse, tile = given.q, given.out, given.lse, chosen.tile
     rows, heads, width = q.shape
-    first, extra = (*given.scopes, None)[:2]
+    first = given.scopes[0]
+    extra = given.scopes[1] if len(given.scopes) > 1 else None
     with device_of(q):
         decode_kernel[(rows * chosen.head_blocks, chosen.splits)](
             q_ptr=q,
