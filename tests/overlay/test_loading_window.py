@@ -151,7 +151,7 @@ def is_still(files: list[str]) -> bool:
     """Whether nothing is brought in for a while."""
     before = resident(files)
     time.sleep(0.2)
-    return resident(files) == before
+    return bool(resident(files) == before)
 
 
 def test_closing_ends_all_reading_within_a_block(
