@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -198,47 +198,78 @@ def check_release(store: Store, base: Base, commit: str) -> None:
 
 
 def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
-    store = store_of(project)
+    def fetch_tag(store: Store) -> str:
+        commit = store.fetch_commit(url, base.tag)
+        if not is_pinned(commit):
+            raise SourceError(
+                f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
+                means="The tag was moved, or this is another repository.",
+                next="look at what changed there, or build from the archive: --source sdist",
+            )
+        return commit
+
+    def is_pinned(commit: str) -> bool:
+        return commit.startswith(base.commit)
+
     ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(plain(url).encode()).hexdigest()[:16]}"
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        commit = store.commit_of(ref)
-        if commit is not None and not commit.startswith(base.commit):
-            say(f"  the store's {ref} was moved away from {base.commit}: it is not used")
-            commit = None
-        if commit is None:
-            if offline:
-                raise not_cached(f"{base.tag} from {url}")
-            say(f"  fetching {base.tag} from {url}")
-            commit = store.fetch_commit(url, base.tag)
-            if not commit.startswith(base.commit):
-                raise SourceError(
-                    f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
-                    means="The tag was moved, or this is another repository.",
-                    next="look at what changed there, or build from the archive: --source sdist",
-                )
-            store.set_ref(ref, commit)
+    asked = Asked(what=f"{base.tag} from {plain(url)}", ref=ref, known=ref, is_right=is_pinned)
+    store, commit = fetched_once(project, asked, fetch_tag, offline=offline)
     look_through(store, commit, plain(url))
     return Source(kind=Kind.GIT, commit=commit, origin=f"{plain(url)} {base.tag} {commit}")
 
 
 def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
     """A commit by its full id, which is its own proof: a ref only keeps it."""
+
+    def fetch_revision(store: Store) -> str:
+        found = store.fetch_revision(url, commit)
+        if found != commit:
+            raise SourceError(
+                f"{url} gave commit {found} for {commit}",
+                means="A pin is a commit's full id.",
+                next="mend the pin in bases.toml",
+            )
+        return found
+
+    asked = Asked(
+        what=f"{commit} from {plain(url)}",
+        ref=f"refs/sm12x/revision/{commit}",
+        known=commit,
+        is_right=lambda found: found == commit,
+    )
+    store, found = fetched_once(project, asked, fetch_revision, offline=offline)
+    look_through(store, found, plain(url))
+    return Source(kind=Kind.GIT, commit=found, origin=f"{plain(url)} {found}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A commit of a server. ref: what keeps it in the store; known: by what it is looked for there;
+    is_right: whether what is found may be it, since a ref is no proof."""
+
+    what: str
+    ref: str
+    known: str
+    is_right: Callable[[str], bool]
+
+
+def fetched_once(
+    project: Project, asked: Asked, fetch_it: Callable[[Store], str], *, offline: bool
+) -> tuple[Store, str]:
+    """The store and the commit that was asked for; fetched and kept where it isn't there yet."""
     store = store_of(project)
     with hold(project.cache / "locks" / "store.lock", "the object store"):
-        if store.commit_of(commit) is None:
+        commit = store.commit_of(asked.known)
+        if commit is not None and not asked.is_right(commit):
+            say(f"  the store's {asked.known} was moved to {commit[:12]}: it is not used")
+            commit = None
+        if commit is None:
             if offline:
-                raise not_cached(f"{commit} of {url}")
-            say(f"  fetching {commit} from {url}")
-            found = store.fetch_revision(url, commit)
-            if found != commit:
-                raise SourceError(
-                    f"{url} gave commit {found} for {commit}",
-                    means="A pin is a commit's full id.",
-                    next="mend the pin in bases.toml",
-                )
-        store.set_ref(f"refs/sm12x/revision/{commit}", commit)
-    look_through(store, commit, plain(url))
-    return Source(kind=Kind.GIT, commit=commit, origin=f"{plain(url)} {commit}")
+                raise not_cached(asked.what)
+            say(f"  fetching {asked.what}")
+            commit = fetch_it(store)
+        store.set_ref(asked.ref, commit)
+    return store, commit
 
 
 def look_through(store: Store, commit: str, url: str) -> None:
