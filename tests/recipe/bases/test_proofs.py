@@ -114,19 +114,21 @@ def test_a_moved_ref_of_a_git_source_is_not_used(world: World, tmp_path: Path) -
     assert refs(store, ref) == {ref: head}
 
 
-def test_moved_refs_of_inner_sources_change_nothing(inner: Inner) -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_moved_refs_of_inner_sources_change_nothing(inner: Inner, known: bool) -> None:
     wanted = ("_moe_C", "_kernels_C")
-    commit = inner.cutlass.text("rev-parse", "HEAD")
-    pinned = inner.pinned("cutlass", commit=commit)
+    head = inner.cutlass.text("rev-parse", "HEAD")
+    pinned = inner.pinned("cutlass", commit=head) if known else inner
     first = pinned.ask(*wanted, offline=False)
     store = open_store(inner.project.store)
     evil = foreign(store)
-    moved = {**refs(store, "refs/sm12x/inner"), **refs(store, "refs/sm12x/inner-tag")}
+    places = ("refs/sm12x/inner", "refs/sm12x/inner-tag-at")
+    moved = {ref: at for place in places for ref, at in refs(store, place).items()}
     assert len(moved) == 3
     for ref in moved:
         store.set_ref(ref, evil)
     assert pinned.ask(*wanted, offline=True) == first
-    assert refs(store, "refs/sm12x/inner") | refs(store, "refs/sm12x/inner-tag") == moved
+    assert {ref: at for place in places for ref, at in refs(store, place).items()} == moved
 
 
 def test_an_inner_source_of_another_tree_than_is_pinned_is_refused(inner: Inner) -> None:
