@@ -8,7 +8,9 @@ import http.client
 import io
 import json
 import re
+import struct
 import zipfile
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -37,9 +39,21 @@ from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.scratch import write_whole
 from recipe.objects.git import Store
-from recipe.objects.names import escaped, wrong_file_name, wrong_with
+from recipe.objects.members import check_members
+from recipe.objects.names import escaped, wrong_file_name
 
 ANOTHER = "use another index: PIP_INDEX_URL=... python build.py bases add vX.Y.Z"
+# What a zip archive on somebody's server lets through the libraries that read it.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,  # an encrypted member; NotImplementedError: a method that isn't known
+    http.client.HTTPException,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 MACHINES = ("x86_64", "aarch64")
 HEAD = """\
 # The pinned upstream releases, oldest first. Written by: python build.py bases add vX.Y.Z
@@ -119,11 +133,10 @@ def remote_components(url: str) -> tuple[str, ...]:
     """The compiled extensions of a wheel on the index, from its central directory alone."""
     try:
         with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 1 << 18)) as wheel:
+            check_members(wheel, lambda name, why: ValueError(f"{name} {why}"))
             members = wheel.namelist()
-    except (OSError, zipfile.BadZipFile, http.client.HTTPException, ValueError) as error:
+    except UNREADABLE as error:
         raise unread(url, error) from None
-    if odd := next((name for name in members if wrong_with(name.removesuffix("/"))), None):
-        raise unread(url, ValueError(f"{escaped(odd)} {wrong_with(odd.removesuffix('/'))}"))
     return tuple(sorted({component_name(name) for name in members if name.endswith(".so")}))
 
 

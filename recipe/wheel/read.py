@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import lzma
-import stat
 import struct
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recipe.ground.errors import AuditError
-from recipe.objects.names import Gate, escaped
+from recipe.objects.members import check_members
 
 # What zipfile lets through of an archive it can't read: RuntimeError is an encrypted member and, as
 # NotImplementedError, a method it doesn't know; OSError is bzip2's.
@@ -45,28 +44,8 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except UNREADABLE as error:
         raise no_wheel(path, str(error)) from None
     with archive:
-        check_members(archive, path)
+        check_members(archive, lambda name, why: no_wheel(path, f"its member {name} {why}"))
         yield archive
-
-
-def check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    """AuditError for a name that is more than a file's below where a wheel is installed, for two
-    members that are one there, and for what is neither file nor folder."""
-
-    def refuse(name: str, why: str) -> AuditError:
-        return no_wheel(path, f"its member {name} {why}")
-
-    gate = Gate(refuse=refuse)
-    for info in archive.infolist():
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        if info.filename != info.orig_filename:
-            raise refuse(escaped(info.orig_filename), "has a name that ends in the middle")
-        if info.is_dir():
-            gate.admit_folder(info.filename.rstrip("/"))
-            continue
-        if kind not in (0, stat.S_IFREG):
-            raise refuse(escaped(info.filename), "is neither a file nor a folder")
-        gate.admit(info.filename, "100644", 0)  # sizes have bounds of their own: content_of
 
 
 def content_of(archive: zipfile.ZipFile, path: Path, member: str, largest: int) -> bytes:
