@@ -151,7 +151,8 @@ def install(home: Path, lock: Path) -> bool:
 
 def checked(home: Path, lock: Path, *, quiet: bool = False) -> bool:
     """Look at what is in the environment and, if it is all that the lock names, remember it."""
-    status, out, err = heard([str(home / "bin" / "python"), "-I", "-c", CHECK, str(lock)])
+    command = [str(home / "bin" / "python"), "-I", "-c", CHECK, str(lock)]
+    status, out, err = heard(command, os.environ)
     if status != 0:
         if not quiet:
             why = (err.strip().splitlines() or [f"ended with {status}"])[-1]
@@ -172,20 +173,23 @@ def index_settings(pip: list[str]) -> dict[str, str]:
     import runpy
 
     callers = runpy.run_path(str(ROOT / "recipe" / "ground" / "callers.py"))
-    status, out, _ = heard([*pip, "config", "list"])
+    # What pip is told of other things may keep it from listing what it is told.
+    mine = {name: value for name, value in os.environ.items() if callers["kept"](name)}
+    status, out, _ = heard([*pip, "config", "list"], mine)
     if status != 0:
-        say("pip's configuration can't be read here; the public index is used")
+        say("pip's configuration files can't be read here; its variables alone are heeded")
+        out = callers["pip_variables"](mine)
     found = callers["pip_settings"](out, ast.literal_eval)
     return {**found, "PIP_CONFIG_FILE": os.devnull}
 
 
-def heard(command: list[str]) -> tuple[int, str, str]:
+def heard(command: list[str], environment: Mapping[str, str]) -> tuple[int, str, str]:
     """How a command ended, and what it said."""
     import subprocess
 
     finished = subprocess.run(
         command,
-        env=plain(os.environ),
+        env=plain(environment),
         cwd=ROOT / ".venv",
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from packaging.version import Version
@@ -145,12 +146,14 @@ def wanted_compilers(project: Project) -> dict[str, Version]:
         return {}
     store = Store(path=project.store)
     releases = load_bases(project.bases_file).releases
-    commits = {base.tag: store.commit_of(sdist_ref(base.sdist)) for base in releases}
-    return {
-        tag: host_compiler.wanted_gcc(store.read(commit, "CMakeLists.txt").decode())
-        for tag, commit in commits.items()
-        if commit is not None
-    }
+    found = {}
+    for base in releases:
+        with suppress(RecipeError):  # a damaged store is said by whoever looks at it
+            commit = store.commit_of(sdist_ref(base.sdist))
+            if commit is not None:
+                text = store.read(commit, "CMakeLists.txt").decode()
+                found[base.tag] = host_compiler.wanted_gcc(text)
+    return found
 
 
 def readelf() -> Finding:

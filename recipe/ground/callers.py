@@ -93,3 +93,9 @@ def pip_settings(listing: str, read: Callable[[str], object]) -> dict[str, str]:
             continue
         found["PIP_" + option.upper().replace("-", "_")] = " ".join(text.split())
     return found
+
+
+def pip_variables(environment: Mapping[str, str]) -> str:
+    """pip's variables in the form in which it lists its settings."""
+    named = {name: value for name, value in environment.items() if name.startswith("PIP_")}
+    return "".join(f":env:.{pip_option(name)}={value!r}\n" for name, value in named.items())

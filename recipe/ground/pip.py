@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from recipe.ground import run
-from recipe.ground.callers import pip_settings
+from recipe.ground.callers import dropped, pip_settings, pip_variables
 from recipe.ground.log import say
 
 
@@ -27,21 +27,15 @@ def environment() -> dict[str, str | None]:
 
 @cache
 def settings() -> dict[str, str]:
+    # What pip is told of other things may keep it from listing what it is told.
+    gone: dict[str, str | None] = dict.fromkeys(n for n in dropped(os.environ) if n[:4] == "PIP_")
+    command = [sys.executable, "-m", "pip", "config", "list"]
     try:
-        listing = run.output([sys.executable, "-m", "pip", "config", "list"], cwd=Path(sys.prefix))
+        listing = run.output(command, cwd=Path(sys.prefix), env=gone).decode(errors="replace")
     except run.CommandFailed as error:
-        say(f"  pip's configuration can't be read here, so it is left out: {error.what}")
-        return pip_settings(from_variables(), ast.literal_eval)
-    return pip_settings(listing.decode(errors="replace"), ast.literal_eval)
-
-
-def from_variables() -> str:
-    """The variables alone, in the form in which pip lists its settings."""
-    named = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    return "".join(
-        f":env:.{name.removeprefix('PIP_').lower().replace('_', '-')}={value!r}\n"
-        for name, value in named.items()
-    )
+        say(f"  pip's configuration files can't be read here: {error.what}")
+        listing = pip_variables(os.environ)
+    return pip_settings(listing, ast.literal_eval)
 
 
 def lacking(packages: Path, wanted: Iterable[str]) -> list[str]:

@@ -75,7 +75,16 @@ def usable(target: Path, option: str) -> Iterator[None]:
 
 
 # What says that a folder was named badly, and not that the machine lacks something.
-UNUSABLE = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP}
+UNUSABLE = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 def check_free(target: Path, option: str) -> None:
@@ -93,6 +102,9 @@ def check_writable(folder: Path, option: str) -> None:
         with suppress(FileNotFoundError):
             folder.lstat()
         above = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        longest = os.pathconf(above, "PC_NAME_MAX")
+        if any(len(os.fsencode(part)) > longest for part in folder.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryDirectory(prefix=".vllm-sm12x-", dir=above):
             pass
     except OSError as error:
@@ -169,8 +181,9 @@ def write_whole(
     clear_beside(path)
     temporary = path.with_name(half_written(path))
     new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    number = os.open(temporary, new, 0o666)
     try:
-        with os.fdopen(os.open(temporary, new, 0o666), "wb") as stream:
+        with os.fdopen(number, "wb") as stream:
             locked(stream.fileno())
             stream.write(content)
             stream.flush()

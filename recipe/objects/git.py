@@ -63,7 +63,7 @@ class Store:
         except run.CommandFailed as error:
             if error.returncode == 1:  # git's no, not git's trouble
                 raise
-            check_undamaged(self.path)
+            health.check(self.path)
             if args[0] == "rev-parse":  # it only reads: what it doesn't find isn't there
                 raise
             for place in (self.path, *([] if index is None else [index.parent])):
@@ -285,19 +285,6 @@ def open_store(path: Path) -> Store:
             stale.unlink(missing_ok=True)
     ignore_attributes(path)
     return Store(path=path)
-
-
-def check_undamaged(store: Path) -> None:
-    """Whether a git that failed has met objects that aren't what was written."""
-    bad = health.damaged(store)
-    if bad:
-        raise SourceError(
-            f"the object store is damaged: {bad[0]} isn't what git wrote"
-            + (f", nor are {len(bad) - 1} others" if len(bad) > 1 else ""),
-            means="A disk or somebody changed it. What it holds of releases is made anew from the "
-            "pinned archives; what can be read of the rest is saved.",
-            next="python build.py doctor --mend",
-        )
 
 
 def split_author(author: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from recipe.ground import run
+from recipe.ground.errors import SourceError
 from recipe.ground.log import say
 from recipe.objects.settings import ISOLATED
 
@@ -24,6 +25,19 @@ def damaged(store: Path) -> list[Path]:
     loose = sorted((store / "objects").glob("[0-9a-f][0-9a-f]/*"))
     names = [p for p in loose if len(p.name) == 2 * TRAILER - 2]
     return [*bad, *(path for path in names if not is_its_object(path))]
+
+
+def check(store: Path) -> None:
+    """Whether a git that failed has met objects that aren't what was written."""
+    bad = damaged(store)
+    if bad:
+        raise SourceError(
+            f"the object store is damaged: {bad[0]} isn't what git wrote"
+            + (f", nor are {len(bad) - 1} others" if len(bad) > 1 else ""),
+            means="A disk or somebody changed it. What it holds of releases is made anew from the "
+            "pinned archives; what can be read of the rest is saved.",
+            next="python build.py doctor --mend",
+        )
 
 
 def ends_in_its_hash(path: Path) -> bool:

@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vllm.sm12x.loading import host_memory
-from vllm.sm12x.loading.host_memory import GIB, HostMemory, look, sentences
+from vllm.sm12x.doctor import host_memory
+from vllm.sm12x.doctor.host_memory import GIB, HostMemory, look, sentences
 
 MEMINFO = """MemTotal:       125000000 kB
 MemFree:         2000000 kB

@@ -11,12 +11,12 @@ import loading_files as files_of
 import pytest
 import torch
 from loading_files import Tensors, assert_same, evict, resident, sm12x_threads, window
-from vllm.sm12x.loading import behind, pages
-from vllm.sm12x.loading.checkpoint import Checkpoint
-from vllm.sm12x.loading.headers import Entry
-from vllm.sm12x.loading.node import Neighbours
-from vllm.sm12x.loading.spans import cut, share_out
-from vllm.sm12x.loading.window import Shape, Window
+from vllm.sm12x.loading.facts.node import Neighbours
+from vllm.sm12x.loading.files import behind, pages
+from vllm.sm12x.loading.files.checkpoint import Checkpoint
+from vllm.sm12x.loading.files.headers import Entry
+from vllm.sm12x.loading.window.fill import Shape, Window
+from vllm.sm12x.loading.window.spans import cut, share_out
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_ranges_are_joined_where_they_touch() -> None:
 def test_a_thread_that_hangs_in_the_kernel_does_not_hold_the_load(
     checkpoint: tuple[list[str], Tensors], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vllm.sm12x.loading import window as module
+    from vllm.sm12x.loading.window import fill as module
 
     release = threading.Event()
     monkeypatch.setattr(module, "_JOIN_SECONDS", 0.1)

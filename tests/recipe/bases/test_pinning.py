@@ -184,3 +184,33 @@ def test_a_wheel_with_an_odd_member_is_named(newer: World) -> None:
     name = f"vllm-{NEW}-2-cp38-abi3-manylinux_2_28_x86_64.whl"
     newer.index.sends[name] = small.make_wheel({"../evil.so": b"so"})
     assert "'../evil.so' leaves the tree" in refused(newer, 3)
+
+
+def test_three_pins_at_once_are_three_pins(newer: World) -> None:
+    """By runs of two caches, as of two people on one checkout."""
+    wheel = small.make_wheel({"vllm/third_party/deep_gemm/_C.cpython-312.so": b"so"})
+    versions = (NEW, "9.3.0", "9.4.0")
+    for version in versions[1:]:
+        newer.index.add("vllm", f"vllm-{version}.tar.gz", small.make_sdist(TREE, version))
+        for machine in small.WHEELS:
+            newer.index.add("vllm", f"vllm-{version}-cp38-abi3-manylinux_2_28_{machine}.whl", wheel)
+    running = [
+        newer.start("bases", "add", f"v{version}", env={"SM12X_CACHE": f"{newer.cache}-{cache}"})
+        for cache, version in zip("aab", versions, strict=True)
+    ]
+    for process in running:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    found = newer.good("bases", "--json").document["bases"]
+    assert [row["tag"] for row in found] == [small.TAG, *(f"v{version}" for version in versions)]
+    assert not list(newer.root.glob(".bases*"))
+
+
+def test_a_link_that_somebody_laid_beside_the_pins_is_not_followed(newer: World) -> None:
+    mine = newer.root / "mine"
+    mine.write_text("mine", encoding="utf-8")
+    (newer.root / "bases.part").symlink_to(mine)
+    newer.good("bases", "add", f"v{NEW}")
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert (newer.root / "bases.part").is_symlink()
+    assert load_bases(newer.root / "bases.toml").releases[-1].tag == f"v{NEW}"

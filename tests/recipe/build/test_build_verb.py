@@ -165,3 +165,18 @@ def test_leftovers_of_a_killed_build_go_and_those_of_others_stay(patched: World)
     assert patched.build().status == 0
     assert patched.left_in_out() == theirs
     assert {(patched.out / name).read_bytes() for name in theirs} == {b"somebody's"}
+
+
+@pytest.mark.parametrize("kept", ["", "{", '{"platform": "manylinux_2_99_x86_64"}', "changed"])
+def test_a_kept_platform_tag_that_was_changed_is_computed_anew(patched: World, kept: str) -> None:
+    assert patched.build().status == 0
+    name = patched.wheel().name
+    patched.wheel().unlink()
+    (path,) = (patched.cache / "audit").glob("*.json")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("linux_2_", "linux_9_") if kept == "changed" else kept)
+    done = patched.build()
+    assert done.status == 0, done.err
+    assert f"what the cache has in {path} was damaged or changed" in done.err
+    assert patched.wheel().name == name
+    assert path.read_text(encoding="utf-8") == text
