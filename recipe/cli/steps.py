@@ -6,16 +6,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+OVERLAY = "overlay/vllm"  # the folder that `vllm.sm12x` is found in
 PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks", "tools"]
 
 
 def steps(pytest: list[str]) -> dict[str, list[str]]:
     """The commands of the suite by name; pytest: what it is given in the place of all tests."""
     module = [sys.executable, "-m"]
+    lint_imports = str(Path(sys.executable).with_name("lint-imports"))
     return {
         "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
         "lint": [*module, "ruff", "check", *PYTHON_CODE],
-        "imports": [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
+        "imports": ["env", f"PYTHONPATH={OVERLAY}", lint_imports, "--no-cache", "--no-logo"],
         "types": [*module, "mypy"],
         "recipe": [*module, "pytest", *(pytest or ["tests/recipe", "tests/integration"])],
     }
