@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import urllib.request
 from collections.abc import Mapping
@@ -34,6 +35,8 @@ def configured_index() -> str:
 
 def opened(url: str, *, headers: Mapping[str, str], timeout: float, method: str = "GET") -> Any:
     """The answer of a server, asked with the credentials that the index's address has for it."""
+    if not re.match(r"https?://", url, re.IGNORECASE):
+        raise OSError(f"{url[:200]!r} is neither an http nor an https address")
     asked = urllib.request.Request(address(url), headers=dict(headers), method=method)
     prove(asked, [url, *index_urls()])
     opener = urllib.request.build_opener(Redirects([url, *index_urls()]))

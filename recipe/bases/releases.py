@@ -146,8 +146,6 @@ def load_bases(path: Path) -> Bases:
 def parse_base(entry: dict[str, Any], where: str) -> Base:
     tag = str(entry.get("tag", "?"))
     try:
-        if not re.fullmatch(r"v\d[\w.+-]{0,60}", tag, re.ASCII):
-            raise ValueError("not the tag of a release")
         inner = parse_pins(entry["inner"])
         base = Base(
             tag=tag,
@@ -166,6 +164,7 @@ def parse_base(entry: dict[str, Any], where: str) -> Base:
         if strange := [pin.name for pin in base.lifted if pin.name not in names]:
             raise ValueError(f"lifted.{strange[0]} lifts a pin that isn't there")
         Version(tag.removeprefix("v"))
+        matched(tag, r"v\d[\w.+-]{0,60}", "the tag of a release")
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         raise ConfigError(
             f"{where}: base {tag}: {type(error).__name__}: {error}",
@@ -192,7 +191,7 @@ def parse_pins(entries: dict[str, dict[str, str]]) -> tuple[InnerPin, ...]:
 def parse_archive(entry: dict[str, Any]) -> Archive:
     name, size = entry["name"], entry.get("size")
     if why := wrong_file_name(name):
-        raise ValueError(f"{escaped(name)} {why}")
+        raise ValueError(f"not a file name: {escaped(name)} {why}")
     if size is not None and (type(size) is not int or not 0 < size <= LARGEST_ARCHIVE):
         raise ValueError(f"{name}: not a size in bytes: {size!r}")
     sha256 = matched(entry["sha256"], r"[0-9a-f]{64}", "a sha256")

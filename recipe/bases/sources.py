@@ -200,7 +200,7 @@ def check_release(store: Store, base: Base, commit: str) -> None:
 def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
     def fetch_tag(store: Store) -> str:
         commit = store.fetch_commit(url, base.tag)
-        if not is_pinned(commit):
+        if not commit.startswith(base.commit):
             raise SourceError(
                 f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
                 means="The tag was moved, or this is another repository.",
@@ -208,82 +208,63 @@ def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source
             )
         return commit
 
-    def is_pinned(commit: str) -> bool:
-        return commit.startswith(base.commit)
-
-    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(plain(url).encode()).hexdigest()[:16]}"
-    asked = Asked(what=f"{base.tag} from {plain(url)}", ref=ref, known=ref, is_right=is_pinned)
-    store, commit = fetched_once(project, asked, fetch_tag, offline=offline)
-    look_through(store, commit, plain(url))
-    return Source(kind=Kind.GIT, commit=commit, origin=f"{plain(url)} {base.tag} {commit}")
+    place = plain(url)
+    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    wanted = Fetched(ref=ref, pin=base.commit, what=f"{base.tag} from {place}")
+    commit = wanted.commit(project, fetch_tag, offline=offline)
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{place} {base.tag} {commit}")
 
 
 def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
-    """A commit by its full id, which is its own proof: a ref only keeps it."""
-
     def fetch_revision(store: Store) -> str:
-        found = store.fetch_revision(url, commit)
-        if found != commit:
-            raise SourceError(
-                f"{url} gave commit {found} for {commit}",
-                means="A pin is a commit's full id.",
-                next="mend the pin in bases.toml",
-            )
-        return found
+        return store.fetch_revision(url, commit)
 
-    asked = Asked(
-        what=f"{commit} from {plain(url)}",
-        ref=f"refs/sm12x/revision/{commit}",
-        known=commit,
-        is_right=lambda found: found == commit,
-    )
-    store, found = fetched_once(project, asked, fetch_revision, offline=offline)
-    look_through(store, found, plain(url))
-    return Source(kind=Kind.GIT, commit=found, origin=f"{plain(url)} {found}")
+    place = plain(url)
+    ref = f"refs/sm12x/revision/{commit}"
+    wanted = Fetched(ref=ref, pin=commit, what=f"{commit} from {place}")
+    found = wanted.commit(project, fetch_revision, offline=offline)
+    return Source(kind=Kind.GIT, commit=found, origin=f"{place} {found}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A commit of a server. ref: what keeps it in the store; known: by what it is looked for there;
-    is_right: whether what is found may be it, since a ref is no proof."""
+class Fetched:
+    """A commit of a repository that is kept by a ref once it is there. pin: how its id begins; a
+    ref that was moved away from that is as good as none."""
 
-    what: str
     ref: str
-    known: str
-    is_right: Callable[[str], bool]
+    pin: str
+    what: str
 
+    def commit(self, project: Project, fetch_it: Callable[[Store], str], *, offline: bool) -> str:
+        store = store_of(project)
+        with hold(project.cache / "locks" / "store.lock", "the object store"):
+            commit = self.kept(store)
+            if commit is None:
+                if offline:
+                    raise not_cached(self.what)
+                say(f"  fetching {self.what}")
+                commit = fetch_it(store)
+                store.set_ref(self.ref, commit)
+        for path in check_tree(store, commit, self.refused):
+            say(f"  left out: {escaped(path)}, which is a repository of its own (a submodule)")
+        return commit
 
-def fetched_once(
-    project: Project, asked: Asked, fetch_it: Callable[[Store], str], *, offline: bool
-) -> tuple[Store, str]:
-    """The store and the commit that was asked for; fetched and kept where it isn't there yet."""
-    store = store_of(project)
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        commit = store.commit_of(asked.known)
-        if commit is not None and not asked.is_right(commit):
-            say(f"  the store's {asked.known} was moved to {commit[:12]}: it is not used")
-            commit = None
-        if commit is None:
-            if offline:
-                raise not_cached(asked.what)
-            say(f"  fetching {asked.what}")
-            commit = fetch_it(store)
-        store.set_ref(asked.ref, commit)
-    return store, commit
+    def kept(self, store: Store) -> str | None:
+        commit = store.commit_of(self.ref)
+        if commit is None or commit.startswith(self.pin):
+            return commit
+        say(f"  the store's {self.ref} was moved away from {self.pin}: it is not used")
+        if len(self.pin) < 40 or store.commit_of(self.pin) is None:
+            return None
+        store.set_ref(self.ref, self.pin)
+        return self.pin
 
-
-def look_through(store: Store, commit: str, url: str) -> None:
-    """SourceError for what no tree may have; submodules are not fetched, and that is said."""
-
-    def refuse(name: str, why: str) -> SourceError:
+    def refused(self, name: str, why: str) -> SourceError:
         return SourceError(
-            f"{url} at {commit[:12]}: {name} {why}",
+            f"{self.what}: {name} {why}",
             means="No source was changed.",
             next="build from the archive: --source sdist",
         )
-
-    for path in check_tree(store, commit, refuse):
-        say(f"  left out: {escaped(path)}, which is a repository of its own (a submodule)")
 
 
 def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:

@@ -13,8 +13,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from recipe.ground.errors import RecipeError
-
 FILES = ("100644", "100755")
 LINK = "120000"
 SUBMODULE = "160000"
@@ -172,7 +170,7 @@ class Gate:
     refuse: makes the error of an entry's name, escaped, and of what is wrong with it.
     """
 
-    refuse: Callable[[str, str], RecipeError]
+    refuse: Callable[[str, str], Exception]
     files: dict[str, str] = field(default_factory=dict)  # path by folded path
     folders: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)  # target by folded path

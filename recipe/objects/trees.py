@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from recipe.ground.errors import RecipeError
 from recipe.objects.git import Store
 from recipe.objects.names import LINK, LONGEST_PATH, SUBMODULE, Gate
 
 
 def check_tree(
-    store: Store, commit: str, refuse: Callable[[str, str], RecipeError]
+    store: Store, commit: str, refuse: Callable[[str, str], Exception]
 ) -> tuple[str, ...]:
     """The submodules of a commit's tree, which the store doesn't hold; `refuse`'s error for a name,
     mode or link that no tree may have."""

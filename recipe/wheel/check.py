@@ -13,12 +13,13 @@ from pathlib import Path
 
 from recipe.ground import proven, scratch
 from recipe.ground.errors import AuditError
+from recipe.wheel.read import opened
 from recipe.wheel.write import dist_info, read_record
 
 
 def check_wheel(path: Path, *, version: str, expected: dict[str, str]) -> None:
     """Every member against RECORD, the version, and `expected` (member to sha256, hexadecimal)."""
-    with zipfile.ZipFile(path) as wheel:
+    with opened(path) as wheel:
         info = dist_info(wheel)
         recorded = read_record(wheel, info)
         names = wheel.namelist()

@@ -22,7 +22,8 @@ class Index:
     """What the server has and how it behaves.
 
     files: content by project and name. sends: bytes sent instead of the listed ones. cuts: for a
-    file name, after how many bytes the next answers end early. asked: (path, Range) of each GET.
+    file name, after how many bytes the next answers end early. length: what an answer to HEAD says
+    instead of the size. asked: (path, Range) of each GET.
     login: ``user:password`` that every request must prove. proofs: (path, Authorization) of each
     request. elsewhere: another index's address, to which files are redirected.
     """
@@ -32,6 +33,7 @@ class Index:
     sends: dict[str, bytes] = field(default_factory=dict)
     cuts: dict[str, list[int]] = field(default_factory=dict)
     ranges: bool = True
+    length: str | None = None
     login: str = ""
     elsewhere: str = ""
     proofs: list[tuple[str, str | None]] = field(default_factory=list)
@@ -118,7 +120,10 @@ def handler_for(index: Index) -> type[BaseHTTPRequestHandler]:
         ) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+            length = str(len(content))
+            if not body and index.length is not None:
+                length = index.length
+            self.send_header("Content-Length", length)
             self.end_headers()
             if body:
                 self.wfile.write(content if cut is None else content[:cut])

@@ -53,19 +53,25 @@ class Repositories:
         """
         if COMMIT.fullmatch(pin.pin):
             return self.revision(url, pin.pin)
-        seen_ref = f"refs/sm12x/inner-tag/{key(pin.repository, pin.pin)}"
-        seen = self.store.commit_of(seen_ref)
+        kept = f"refs/sm12x/inner-tag-at/{key(pin.repository, pin.pin)}"
+        seen = self.seen(kept)
         if seen is not None and pin.commit not in (None, seen):
-            say(f"  the store's {seen_ref} was moved away from {pin.commit}: it is not used")
+            say(f"  the store's {kept} is not at {pin.commit}, which is pinned: it is not used")
             seen = None
-        if seen is None and pin.commit is not None:
-            seen = self.store.commit_of(pin.commit)
-        if seen is not None and self.mirror(url) is None:
-            self.store.set_ref(seen_ref, seen)
-            return seen
-        found = check_tag(pin, self.tag(url, pin.pin), pin.commit or seen)
-        self.store.set_ref(seen_ref, found)
-        return found
+        if seen is None and pin.commit is not None and self.store.commit_of(pin.commit):
+            seen = pin.commit
+        if seen is None or self.mirror(url) is not None:
+            seen = check_tag(pin, self.tag(url, pin.pin), pin.commit or seen)
+        self.store.set_ref(f"{kept}/{seen}", seen)
+        return seen
+
+    def seen(self, kept: str) -> str | None:
+        """Where a tag was at first. The name of its ref says that: what it points to can be moved,
+        and only keeps the objects."""
+        listed = self.store.text("for-each-ref", "--format=%(refname)", f"{kept}/").split()
+        commits = [name.rsplit("/", 1)[1] for name in listed]
+        whole = [one for one in commits if COMMIT.fullmatch(one) and self.store.commit_of(one)]
+        return whole[0] if len(whole) == 1 else None
 
     def revision(self, url: str, commit: str) -> str:
         """A commit by its full id, from wherever it can be had."""

@@ -9,7 +9,6 @@ the one that is wanted.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from recipe.compile.inner.cmake import CUTLASS_CMAKE
 from recipe.ground.errors import SourceError
 from recipe.objects.ids import tree_id
 from recipe.objects.names import Entry
+from recipe.wheel.read import opened
 
 PARTS = ("include/", "tools/util/include/", "python/cutlass_library/")
 VERSION = "include/cutlass/version.h"
@@ -55,7 +55,7 @@ def package_for(pin: InnerPin) -> Package | None:
 
 def package_entries(package: Package, wheel: Path) -> Iterator[Entry]:
     """CUTLASS's headers out of a wheel, with what its CMakeLists.txt would tell vLLM's."""
-    with zipfile.ZipFile(wheel) as archive:
+    with opened(wheel) as archive:
         for name in archive.namelist():
             path = name.removeprefix(package.folder)
             if path != name and path.startswith(PARTS) and not name.endswith("/"):
