@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import packaging
 import pytest
 
 from recipe.ground import callers
@@ -23,7 +24,7 @@ from tests.recipe.world import CHECKOUT
 
 MAIN = b"import os, sys\nprint(sys.argv[1:], sorted(n for n in os.environ if n[:6] == 'PYTHON'))\n"
 # The real one: build.py asks it which lines of a lock are for this Python.
-PACKAGING = Path(__import__("packaging").__file__).parent
+PACKAGING = Path(packaging.__path__[0])
 
 
 def packaging_wheel() -> bytes:
