@@ -30,6 +30,9 @@ from recipe.objects.git import Store
 from recipe.series.tree import Applied
 from recipe.wheel.write import dist_info
 
+# Below the cache: what the tests measured of compiled kernels, by a digest of what decides it.
+KEPT = "kernel-code"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -63,7 +66,7 @@ def test_wheel(
     with scratch.folder(project.cache, "test") as folder:
         environment = fresh_environment(interpreter, folder / "venv", shelf, wheel)
         trees = {"SM12X_TREE": applied.head, "SM12X_PRISTINE": applied.base}
-        variables = {"SM12X_BASE": str(base.version)}
+        variables = {"SM12X_BASE": str(base.version), "SM12X_KEPT": str(project.cache / KEPT)}
         for variable, commit in trees.items():
             tree = folder / variable.lower()
             tree.mkdir()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from recipe.compile.toolchain.jobs import choose_jobs, free_memory, processors
 
 # What a worker takes at most, the processes that its tests start included.
-WORKER_BYTES = 2 << 30
+WORKER_BYTES = 3 << 30
 # A debugger has the terminal to itself.
 ALONE = frozenset({"--pdb", "--trace"})
 
