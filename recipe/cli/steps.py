@@ -15,7 +15,8 @@ def steps(pytest: list[str], count: int = 1) -> dict[str, list[str]]:
     """The commands of the suite by name; pytest: what it is given in the place of all tests;
     count: how many workers it has."""
     module = [sys.executable, "-m"]
-    tests = pytest or ["tests/recipe", "tests/integration"]
+    # What takes long first: what is short then fills the workers to the end.
+    tests = pytest or ["tests/integration", "tests/recipe"]
     return {
         "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
         "lint": [*module, "ruff", "check", *PYTHON_CODE],
