@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recipe.build import workers
 
+OVERLAY = "overlay/vllm"  # the folder that `vllm.sm12x` is found in
 PYTHON_CODE = ["build.py", "recipe", "tests", "overlay", "benchmarks", "tools"]
 
 
@@ -17,10 +18,11 @@ def steps(pytest: list[str], count: int = 1) -> dict[str, list[str]]:
     module = [sys.executable, "-m"]
     # What takes long first: what is short then fills the workers to the end.
     tests = pytest or ["tests/integration", "tests/recipe"]
+    lint_imports = str(Path(sys.executable).with_name("lint-imports"))
     return {
         "format": [*module, "ruff", "format", "--check", *PYTHON_CODE],
         "lint": [*module, "ruff", "check", *PYTHON_CODE],
-        "imports": [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
+        "imports": ["env", f"PYTHONPATH={OVERLAY}", lint_imports, "--no-cache", "--no-logo"],
         "types": [*module, "mypy"],
         "recipe": [*module, "pytest", *workers.options(count, tests), *tests],
     }
