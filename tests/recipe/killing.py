@@ -77,7 +77,7 @@ while last == "" or number <= int(last):
     calls = len(Path(count).read_bytes())
     left = [path for place in (root, cache) for path in sorted(Path(place).rglob("*"))
         if path.is_file() and "store.git" not in path.parts and path.suffix != ".lock"
-        and "recipe" not in path.parts]
+        and not {"recipe", "downloads", "audit"} & set(path.parts)]
     text = "".join(f"{path} {sha256(path.read_bytes()).hexdigest()}\\n" for path in left)
     Path(f"{results}/{number}.left").write_text(text)
     again = once(number, "again", 0) if number % 6 == 1 or calls < number else ""
@@ -100,7 +100,7 @@ class Run:
     """A verb with one git killed.
 
     left: the files of the project and of the cache after it, with their hashes, but for the object
-    store's own. again: the same verb after it with every git alive, of every sixth run.
+    store's own and what says nothing of git: downloads, and a published wheel's tag. again: the same verb after it with every git alive, of every sixth run.
     """
 
     number: int
