@@ -100,7 +100,8 @@ class Run:
     """A verb with one git killed.
 
     left: the files of the project and of the cache after it, with their hashes, but for the object
-    store's own and what says nothing of git: downloads, and a published wheel's tag. again: the same verb after it with every git alive, of every sixth run.
+    store's own and what says nothing of git: downloads, and a published wheel's tag. again: the
+    same verb after it with every git alive, of every sixth run.
     """
 
     number: int
