@@ -98,7 +98,7 @@ def test_the_commit_of_a_tree_is_known_before_it_is_made(store: Store) -> None:
 
 @pytest.mark.parametrize("digits", [9, 40])
 def test_a_moved_ref_of_a_git_source_is_not_used(world: World, digits: int) -> None:
-    """A whole id names a commit that is still in the store; of its first digits a server is asked."""
+    """A whole id names a commit that the store still has; by its first digits a server is asked."""
     world.upstream.git("tag", "v9.1.0")
     head = world.upstream.text("rev-parse", "HEAD")
     text = small.bases_toml(world.sdist, world.wheels, commit=head[:digits])
