@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from flashinfer_wheels import install
 from vllm.sm12x import envs
-from vllm.sm12x.doctor import binaries, machine
+from vllm.sm12x.doctor import binaries, command, machine
 from vllm.sm12x.doctor import report as doctor
 from vllm.sm12x.doctor.binaries import Extension, Verdict
 from vllm.sm12x.doctor.host_memory import HostMemory
@@ -382,7 +382,12 @@ def test_a_device_that_is_not_here_can_be_asked_for(tmp_path: Path, version: str
 
 
 @pytest.mark.parametrize("device", ["12", "sm_121", "12.1a", "", "-1.0", "12.10"])
-def test_what_is_no_capability_is_refused_in_one_line(device: str) -> None:
-    done = run_module(f"--device={device}")
-    assert done.returncode == 2
-    assert f"{device!r} is no capability; write it as 12.1" in done.stderr.splitlines()[-1]
+def test_what_is_no_capability_is_refused_in_one_line(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([f"--device={device}"])
+    assert ended.value.code == 2
+    assert (
+        f"{device!r} is no capability; write it as 12.1" in capsys.readouterr().err.splitlines()[-1]
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.ground import environment, pip
+from recipe.ground import callers, environment, pip
 from recipe.ground.errors import MachineError
 from recipe.ground.project import Project
 from tests.recipe.packages import pure_wheel
@@ -146,8 +146,12 @@ def test_pip_is_told_how_to_reach_an_index_and_nothing_else(
         told = {name: value for name, value in pip.environment().items() if value is not None}
     finally:
         pip.settings.cache_clear()
-    assert told == {
+    wanted = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_EXTRA_INDEX_URL": "http://a/simple http://b/simple",
         "PIP_INDEX_URL": "http://me:pw@host/simple",
     }
+    assert told == told | wanted
+    # This machine's own settings may stand beside them; "/nowhere" is in none of those that stay.
+    assert "/nowhere" not in told.values()
+    assert {callers.pip_option(name) for name in told} <= {*callers.REACH, "config-file"}
