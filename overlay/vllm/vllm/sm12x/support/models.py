@@ -49,6 +49,10 @@ KINDS = (
         layout=Cache.V4, index_topk=512, rope_dim=64, heads=64, since=(0, 30),
     ),
     Kind(
+        name="DeepSeek V4-Flash with decode context parallelism",
+        layout=Cache.V4, index_topk=512, rope_dim=64, heads=64, since=(0, 20), dcp=True,
+    ),
+    Kind(
         name="DeepSeek V3.2",
         layout=Cache.V32, index_topk=2048, rope_dim=64, heads=128, since=(0, 20),
     ),

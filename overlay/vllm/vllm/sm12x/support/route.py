@@ -17,6 +17,7 @@ from .choice import (
     cache_refuses,
     decide,
     describe_once,
+    sharing_refused,
     sinks_refused,
     triton_lacks,
 )
@@ -34,12 +35,15 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache."""
+    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache. `dcp`: it is
+    served with decode context parallelism.
+    """
 
     layout: Cache
     index_topk: int
     rope_dim: int
     sinks: bool = False
+    dcp: bool = False
 
 
 def read_model(vllm_config: Any) -> Model | None:
@@ -56,7 +60,13 @@ def read_model(vllm_config: Any) -> Model | None:
         return None
     # V4's sinks are a part of its layout, V3.2's are HY V4's alone.
     sinks = layout is Cache.V32 and bool(getattr(hf, "learnable_sink", False))
-    return Model(layout=layout, index_topk=hf.index_topk, rope_dim=hf.qk_rope_head_dim, sinks=sinks)
+    return Model(
+        layout=layout,
+        index_topk=hf.index_topk,
+        rope_dim=hf.qk_rope_head_dim,
+        sinks=sinks,
+        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
+    )
 
 
 def _layout(hf: Any) -> Cache | None:
@@ -90,7 +100,8 @@ def unasked(model: Model, found: FlashInfer) -> str:
 
     Up to v0.25 it says yes to a FlashInfer that has the function and no kernels behind it, and
     nowhere does it ask for kernels without RoPE. A layer with sinks asks it as one without, and
-    then goes on without them where the backend hasn't got any.
+    then goes on without them where the backend hasn't got any. Up to v0.29 it doesn't ask whether
+    ranks share contexts.
     """
     from vllm.version import __version__
 
@@ -101,6 +112,7 @@ def unasked(model: Model, found: FlashInfer) -> str:
         found.refuses(rope_dim=rope_dim)
         or cache_refuses(__version__, rope_dim=rope_dim)
         or sinks_refused(__version__, sinks=model.sinks)
+        or (sharing_refused(__version__, layout=model.layout) if model.dcp else "")
     )
 
 
@@ -134,7 +146,8 @@ def choose(
         forced=forced,
         refusal=unasked(model, found) or refusal,
         danger=found.danger,
-        lacks=lacks or triton_lacks(__version__, layout=model.layout, rope_dim=model.rope_dim),
+        lacks=lacks
+        or triton_lacks(__version__, layout=model.layout, rope_dim=model.rope_dim, dcp=model.dcp),
     )
     if backend is not None and choice.path is Route.UPSTREAM and forced is None and not lacks:
         return Choice(path=Route.TRITON, why=f"{backend.name} is asked for")
