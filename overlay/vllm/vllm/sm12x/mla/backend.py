@@ -124,7 +124,7 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         """Return the output and the LSE of `q` (rows, heads of all ranks, 576 or 512) over those of
         its picks that this rank holds.
         """
-        rows, heads, _ = q.shape
+        rows = len(q)
         picks = self.topk_indices_buffer[:rows]
         slots, counts = local_slots(
             picks, metadata, self._parallel, rank=self.dcp_rank, page=metadata.block_size

@@ -80,7 +80,6 @@ def foreseen(model: Model, vllm_config: Any) -> str:
         layout=model.layout,
         index_topk=model.index_topk,
         rope_dim=model.rope_dim,
-        dcp=model.dcp,
     )
     if known:
         return known

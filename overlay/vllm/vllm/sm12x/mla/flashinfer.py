@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's FlashInfer backend for V3.2 and GLM on SM12x, which hands on the LSE that its kernels give.
+"""vLLM's FlashInfer backend for V3.2 and GLM on SM12x, which hands on its kernels' LSE.
 
 Upstream's doesn't, so it can't serve contexts that ranks share. FlashInfer's LSE is a base-2
 logarithm (rows, heads), about -1e30 for a row without keys, whose output isn't looked at here.

@@ -2,10 +2,9 @@
 """Contexts that ranks share (decode context parallelism): one rank's part, ready to be merged.
 
 vLLM gathers the queries' heads of all ranks, each rank attends for them over the keys that it
-holds, and vLLM merges outputs by their LSE: a rank that has none of a row's keys gives an output of
-0 and an LSE of -inf. The indexer's picks are places in the whole context. Keys lie on the ranks in
-turns of `cp_kv_cache_interleave_size`, so a rank holds every so-manieth turn, one behind the other
-in its own pages.
+holds, and vLLM merges outputs by their LSE: a rank with none of a row's keys gives an output of 0
+and an LSE of -inf. The indexer's picks are places in the whole context. Keys go to the ranks in
+turns of `cp_kv_cache_interleave_size`, and a rank has its own one behind the other in its pages.
 """
 
 from typing import Any
@@ -20,7 +19,7 @@ SHARES = hasattr(sparse_utils, "triton_filter_and_convert_dcp_index")
 def local_slots(
     picks: torch.Tensor, metadata: Any, config: Any, *, rank: int, page: int, **strides: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the slots (rows, k) of those of `picks` that this rank holds, and their counts (rows,).
+    """Return slots (rows, k) of those `picks` that this rank holds, and their counts (rows,).
 
     `picks` (rows, k) int32 are places in the contexts of the rows' requests, -1 where there is
     none. Of each row of slots the leftmost count, the others are -1; both are int32. `config` is
@@ -66,7 +65,7 @@ class OwnSinks:
         self._own = slice(rank * heads, (rank + 1) * heads)
 
     def current(self) -> torch.Tensor:
-        """Return (heads of all ranks,) float32. Weights may have been loaded since the last time."""
+        """Return (heads of all ranks,) float32. Weights may have been loaded since it was made."""
         self.gathered[self._own].copy_(self.sinks)
         return self.gathered
 

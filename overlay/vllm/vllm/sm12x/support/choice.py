@@ -105,11 +105,11 @@ def not_sm12x(is_cuda: bool, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def triton_lacks(vllm_version: str, *, layout: Cache, rope_dim: int, dcp: bool = False) -> str:
-    """Why the Triton path can't serve a model in a vLLM of this version, or nothing."""
+def triton_lacks(*, layout: Cache, rope_dim: int) -> str:
+    """Why the Triton path can't serve a model, or nothing."""
     if rope_dim not in ROPE_DIMS[layout.value]:
         return f"the Triton kernels have no RoPE of {rope_dim} for {layout.value}"
-    return sharing_refused(vllm_version, layout=layout) if dcp else ""
+    return ""
 
 
 def sharing_refused(vllm_version: str, *, layout: Cache) -> str:
@@ -137,9 +137,7 @@ def cannot_share(ranks: int, why: str) -> ValueError:
     )
 
 
-def vllm_refuses(
-    vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int, dcp: bool = False
-) -> str:
+def vllm_refuses(vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int) -> str:
     """Why vLLM's FlashInfer path of this version can't serve a model on SM12x, or nothing.
 
     For who can't ask vLLM's own check. A release newer than those looked at refuses nothing.
@@ -151,8 +149,7 @@ def vllm_refuses(
         return NO_PATH
     if layout is Cache.V32 and index_topk != V32_TOPK:
         return f"vLLM's FlashInfer path wants {V32_TOPK} picks a row, the model has {index_topk}"
-    shared = sharing_refused(vllm_version, layout=layout) if dcp else ""
-    return shared or cache_refuses(vllm_version, rope_dim=rope_dim)
+    return cache_refuses(vllm_version, rope_dim=rope_dim)
 
 
 def cache_refuses(vllm_version: str, *, rope_dim: int) -> str:
@@ -175,8 +172,7 @@ def sinks_refused(vllm_version: str, *, sinks: bool) -> str:
 
 def _without_triton(reason: str, refusal: str, *, unexpected: bool) -> Choice:
     if refusal:
-        both = reason if refusal == reason else f"{reason}, and {refusal}"
-        return Choice(path=Route.NONE, why=both, unexpected=True)
+        return Choice(path=Route.NONE, why=f"{reason}, and {refusal}", unexpected=True)
     return Choice(path=Route.UPSTREAM, why=reason, unexpected=unexpected)
 
 

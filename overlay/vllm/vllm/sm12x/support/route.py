@@ -17,6 +17,7 @@ from .choice import (
     cache_refuses,
     decide,
     describe_once,
+    not_sm12x,
     sharing_refused,
     sinks_refused,
     triton_lacks,
@@ -100,8 +101,7 @@ def unasked(model: Model, found: FlashInfer) -> str:
 
     Up to v0.25 it says yes to a FlashInfer that has the function and no kernels behind it, and
     nowhere does it ask for kernels without RoPE. A layer with sinks asks it as one without, and
-    then goes on without them where the backend hasn't got any. Up to v0.29 it doesn't ask whether
-    ranks share contexts.
+    then goes on without them where the backend hasn't got any.
     """
     from vllm.version import __version__
 
@@ -112,7 +112,6 @@ def unasked(model: Model, found: FlashInfer) -> str:
         found.refuses(rope_dim=rope_dim)
         or cache_refuses(__version__, rope_dim=rope_dim)
         or sinks_refused(__version__, sinks=model.sinks)
-        or (sharing_refused(__version__, layout=model.layout) if model.dcp else "")
     )
 
 
@@ -138,16 +137,20 @@ def choose(
     forced = envs.get(KNOB)
     if backend is not None and backend.name not in ours:
         return Choice(path=Route.UPSTREAM, why=f"{backend.name} is asked for")
-    capability = current_platform.get_device_capability()
+    found_capability = current_platform.get_device_capability()
+    capability = found_capability and (found_capability.major, found_capability.minor)
+    is_cuda = current_platform.is_cuda()
+    shared = sharing_refused(__version__, layout=model.layout) if model.dcp else ""
+    if shared and not not_sm12x(is_cuda, capability):
+        return Choice(path=Route.NONE, why=shared, unexpected=True)
     found = find_flashinfer()
     choice = decide(
-        is_cuda=current_platform.is_cuda(),
-        capability=None if capability is None else (capability.major, capability.minor),
+        is_cuda=is_cuda,
+        capability=capability,
         forced=forced,
         refusal=unasked(model, found) or refusal,
         danger=found.danger,
-        lacks=lacks
-        or triton_lacks(__version__, layout=model.layout, rope_dim=model.rope_dim, dcp=model.dcp),
+        lacks=lacks or triton_lacks(layout=model.layout, rope_dim=model.rope_dim),
     )
     if backend is not None and choice.path is Route.UPSTREAM and forced is None and not lacks:
         return Choice(path=Route.TRITON, why=f"{backend.name} is asked for")
