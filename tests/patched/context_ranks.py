@@ -6,6 +6,7 @@ each of CASES. It wants a process of its own: Triton is interpreted, and with it
 """
 
 import importlib
+import inspect
 import os
 import signal
 import sys
@@ -266,18 +267,16 @@ def step(case: Case, world: int, rank: int) -> dict[str, Any]:
 def be_rank(world: int, rank: int, folder: Path) -> None:
     """Run all cases as one of `world` processes."""
     import torch
-    from vllm.config import ParallelConfig
+    from vllm.config import ParallelConfig, VllmConfig
     from vllm.distributed import parallel_state
     from vllm.v1.worker import workspace
 
     torch.set_num_threads(1)
-    config_module = importlib.import_module("vllm.config.vllm")
-    vars(config_module)["_current_vllm_config"] = SimpleNamespace(
-        parallel_config=ParallelConfig(
-            tensor_parallel_size=world, decode_context_parallel_size=world
-        ),
-        model_config=None,
+    config_module, whole = importlib.import_module("vllm.config.vllm"), VllmConfig()
+    whole.parallel_config = ParallelConfig(
+        tensor_parallel_size=world, decode_context_parallel_size=world
     )
+    vars(config_module)["_current_vllm_config"] = whole
     where = f"file://{folder}/store-{world}"
     parallel_state.init_distributed_environment(world, rank, where, rank, "gloo")
     parallel_state.initialize_model_parallel(
@@ -286,6 +285,12 @@ def be_rank(world: int, rank: int, folder: Path) -> None:
     vars(workspace)["_manager"] = workspace.WorkspaceManager(torch.device("cpu"))
     found = {case.name: step(case, world, rank) for case in CASES}
     torch.save(found, folder / f"{world}-{rank}.pt")
+
+
+def constants(function: Any) -> list[int]:
+    """Which of a kernel's parameters are constants: what vLLM asks a compiled one for."""
+    given = enumerate(inspect.signature(function.fn).parameters.values())
+    return [place for place, each in given if "constexpr" in str(each.annotation)]
 
 
 def prepare() -> None:
@@ -304,6 +309,8 @@ def prepare() -> None:
 
     assert HAS_TRITON
     mend()
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    interpreter.InterpretedFunction.constexprs = property(constants)
     importlib.import_module("triton.experimental.gluon")
     vars(torch.accelerator)["empty_cache"] = lambda: None
     vars(ready)["compile_once"] = lambda config, device: None

@@ -62,7 +62,12 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         ranks, self._parallel = self.dcp_world_size, config.parallel_config
         self._in_place = kv_cache_dtype == PACKED and reads_in_place(config)
         self._shares = self._in_place and ranks > 1
-        check_sinks(sinks, num_heads, 1 if self._shares else ranks)
+        check_sinks(sinks, num_heads)
+        if sinks is not None and ranks > 1 and not self._shares:
+            raise NotImplementedError(
+                f"This model has attention sinks, and {ranks} ranks that share prompts as well as "
+                "contexts would each count them. Serve it with --prefill-context-parallel-size 1."
+            )
         self.sinks = sinks
         self._own_sinks = (
             OwnSinks(sinks, rank=self.dcp_rank, ranks=ranks)
@@ -212,21 +217,12 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         return output, lse
 
 
-def check_sinks(sinks: torch.Tensor | None, heads: int, context_ranks: int) -> None:
-    """Raise ValueError for sinks that the kernels don't read, NotImplementedError for ranks that
-    share contexts in upstream's way: each would count the sinks.
-    """
-    if sinks is None:
-        return
-    if sinks.dtype != torch.float32 or sinks.shape != (heads,):
+def check_sinks(sinks: torch.Tensor | None, heads: int) -> None:
+    """Raise ValueError for sinks that the kernels don't read."""
+    if sinks is not None and (sinks.dtype != torch.float32 or sinks.shape != (heads,)):
         raise ValueError(
             f"sinks are {tuple(sinks.shape)} {sinks.dtype}; expected ({heads},) torch.float32, "
             "one for each head of this rank"
-        )
-    if context_ranks > 1:
-        raise NotImplementedError(
-            f"This model has attention sinks, and {context_ranks} ranks that share a context would "
-            "each count them. Serve it with --decode-context-parallel-size 1."
         )
 
 
