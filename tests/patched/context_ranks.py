@@ -42,8 +42,8 @@ class Case:
     gap: int = 0
 
 
-SHORT = {"lengths": (1, 2, 3, 1), "new": (1, 1, 3, 1)}
-MIXED = {"lengths": (300, 5, 129, 70), "new": (1, 1, 5, 4)}
+SHORT: dict[str, Any] = {"lengths": (1, 2, 3, 1), "new": (1, 1, 3, 1)}
+MIXED: dict[str, Any] = {"lengths": (300, 5, 129, 70), "new": (1, 1, 5, 4)}
 CASES = (
     Case(name="decodes", lengths=(130, 64, 200), new=(1, 1, 1)),
     Case(name="mixed", **MIXED),
@@ -301,11 +301,12 @@ def prepare() -> None:
     backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True))
     declare_torchvision_operators()
     import torch
-    from vllm.sm12x.mla import backend, builder, flashinfer, ready
+    from vllm.sm12x.mla import backend, ready
+    from vllm.sm12x.ops.flash_mla import get_mla_metadata
     from vllm.sm12x.selftest.interpreter import mend
     from vllm.triton_utils import HAS_TRITON
     from vllm.utils import flashinfer as asked
-    from vllm.v1.attention.backends.mla import flashmla_sparse
+    from vllm.v1.attention.backends.mla import flashinfer_mla_sparse, flashmla_sparse
 
     assert HAS_TRITON
     mend()
@@ -315,11 +316,10 @@ def prepare() -> None:
     vars(torch.accelerator)["empty_cache"] = lambda: None
     vars(ready)["compile_once"] = lambda config, device: None
     vars(flashmla_sparse)["num_compute_units"] = lambda index: 48
-    vars(flashmla_sparse)["get_mla_metadata"] = builder.get_mla_metadata
+    vars(flashmla_sparse)["get_mla_metadata"] = get_mla_metadata
     vars(asked)["has_flashinfer_sparse_mla_sm120"] = lambda: True
     vars(asked)["flashinfer_trtllm_batch_decode_with_kv_cache_mla"] = flashinfer_answers
-    theirs = importlib.import_module(flashinfer.FlashInferMLASparseSM120Backend.__module__)
-    vars(theirs)["_get_workspace_buffer"] = lambda device: torch.zeros(1)
+    vars(flashinfer_mla_sparse)["_get_workspace_buffer"] = lambda device: torch.zeros(1)
     assert backend.SparseImpl.can_return_lse_for_decode
 
 

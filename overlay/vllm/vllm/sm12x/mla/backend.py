@@ -46,7 +46,9 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
     supports_dense_mha_prefill = False
     can_return_lse_for_decode = supports_dcp = SHARES
     lse_base_on_e = True
+    need_to_return_lse_for_decode: bool
     sinks: torch.Tensor | None = None
+    _own_sinks: OwnSinks | None = None
     _shares = False
 
     def __init__(
@@ -59,26 +61,13 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         **others: Any,
     ) -> None:
         config = get_current_vllm_config()
-        ranks, self._parallel = self.dcp_world_size, config.parallel_config
         self._in_place = kv_cache_dtype == PACKED and reads_in_place(config)
-        self._shares = self._in_place and ranks > 1
-        check_sinks(sinks, num_heads)
-        if sinks is not None and ranks > 1 and not self._shares:
-            raise NotImplementedError(
-                f"This model has attention sinks, and {ranks} ranks that share prompts as well as "
-                "contexts would each count them. Serve it with --prefill-context-parallel-size 1."
-            )
-        self.sinks = sinks
-        self._own_sinks = (
-            OwnSinks(sinks, rank=self.dcp_rank, ranks=ranks)
-            if self._shares and sinks is not None
-            else None
+        self._shares, self._parallel = (
+            self._in_place and self.dcp_world_size > 1,
+            config.parallel_config,
         )
-        tokens = config.scheduler_config.max_num_batched_tokens
-        queries, outputs = (tokens, num_heads, V32.head_dim), (tokens, num_heads, V32.nope_dim)
-        if self._shares:  # their queries come gathered
-            queries, outputs = (0,), (tokens, num_heads * ranks, V32.nope_dim)
-        self._buffers = [(shape, torch.bfloat16) for shape in (queries, outputs)]
+        self._take_sinks(sinks, num_heads)
+        self._buffers = self._sizes(config.scheduler_config.max_num_batched_tokens, num_heads)
         if self._in_place:
             # First, because upstream may keep a view of its part and with it all that it had then.
             current_workspace_manager().get_simultaneous(*self._buffers)
@@ -90,6 +79,26 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
             num_heads=num_heads, head_size=head_size, kv_cache_dtype=reserved_for, **others
         )
         self.kv_cache_dtype, self.need_to_return_lse_for_decode = kv_cache_dtype, gives_lse
+
+    def _take_sinks(self, sinks: torch.Tensor | None, heads: int) -> None:
+        self.sinks, ranks = sinks, self.dcp_world_size
+        if sinks is None:
+            return
+        check_sinks(sinks, heads)
+        if self._shares:
+            self._own_sinks = OwnSinks(sinks, rank=self.dcp_rank, ranks=ranks)
+        elif ranks > 1:
+            raise NotImplementedError(
+                f"This model has attention sinks, and {ranks} ranks that share prompts as well as "
+                "contexts would each count them. Serve it with --prefill-context-parallel-size 1."
+            )
+
+    def _sizes(self, tokens: int, heads: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """What queries and outputs take. Where ranks share contexts, queries come gathered."""
+        gathered = heads * self.dcp_world_size
+        queries = (0,) if self._shares else (tokens, heads, V32.head_dim)
+        outputs = (tokens, gathered if self._shares else heads, V32.nope_dim)
+        return [(shape, torch.bfloat16) for shape in (queries, outputs)]
 
     @property
     def prefill_padding(self) -> int:
@@ -217,9 +226,9 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         return output, lse
 
 
-def check_sinks(sinks: torch.Tensor | None, heads: int) -> None:
+def check_sinks(sinks: torch.Tensor, heads: int) -> None:
     """Raise ValueError for sinks that the kernels don't read."""
-    if sinks is not None and (sinks.dtype != torch.float32 or sinks.shape != (heads,)):
+    if sinks.dtype != torch.float32 or sinks.shape != (heads,):
         raise ValueError(
             f"sinks are {tuple(sinks.shape)} {sinks.dtype}; expected ({heads},) torch.float32, "
             "one for each head of this rank"

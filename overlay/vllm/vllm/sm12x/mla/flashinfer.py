@@ -24,6 +24,8 @@ class SharedImpl(FlashInferMLASparseSM120Impl):  # type: ignore[misc]
 
     can_return_lse_for_decode = supports_dcp = SHARES
     lse_base_on_e = False
+    need_to_return_lse_for_decode: bool
+    _workspace_buffer: torch.Tensor | None
     # A draft is a row with picks of its own, here as in FlashMLA's.
     supports_mtp_with_cp_non_trivial_interleave_size = getattr(
         FlashMLASparseImpl, "supports_mtp_with_cp_non_trivial_interleave_size", False
