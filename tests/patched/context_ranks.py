@@ -195,7 +195,7 @@ def flashinfer_answers(
     """
     import torch
     from vllm.sm12x.reference.decode import sparse_decode
-    from vllm.sm12x.scope import Scope
+    from vllm.sm12x.layouts.scope import Scope
 
     assert query.dim() == 4 and query.shape[1] == 1 and query.shape[2] <= 128
     assert query.shape[3] == 576 and (kv_lora_rank, qk_rope_head_dim) == (512, 64)

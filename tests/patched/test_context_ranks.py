@@ -57,7 +57,7 @@ def whole(case: Case, world: int) -> tuple[Any, Any]:
     import torch
     from vllm.sm12x import layouts
     from vllm.sm12x.reference.decode import sparse_decode
-    from vllm.sm12x.scope import Scope
+    from vllm.sm12x.layouts.scope import Scope
 
     given = inputs(case, world)
     longest = max(case.lengths)
