@@ -194,8 +194,8 @@ def flashinfer_answers(
     is a base-2 logarithm (rows, heads); a row without keys has -1e30 and its output is left alone.
     """
     import torch
-    from vllm.sm12x.reference.decode import sparse_decode
     from vllm.sm12x.layouts.scope import Scope
+    from vllm.sm12x.reference.decode import sparse_decode
 
     assert query.dim() == 4 and query.shape[1] == 1 and query.shape[2] <= 128
     assert query.shape[3] == 576 and (kv_lora_rank, qk_rope_head_dim) == (512, 64)

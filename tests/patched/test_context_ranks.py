@@ -56,8 +56,8 @@ def whole(case: Case, world: int) -> tuple[Any, Any]:
     """One rank's answer over whole contexts: output (rows, heads, 512), and LSE without sinks."""
     import torch
     from vllm.sm12x import layouts
-    from vllm.sm12x.reference.decode import sparse_decode
     from vllm.sm12x.layouts.scope import Scope
+    from vllm.sm12x.reference.decode import sparse_decode
 
     given = inputs(case, world)
     longest = max(case.lengths)
