@@ -209,11 +209,10 @@ def taken(found: Facts, device: Device, forced: bool | None = None) -> dict[str,
 def test_paths_are_those_that_support_decides() -> None:
     newest = taken(facts(), GB10)
     triton = {name for name, path in newest.items() if path is Route.TRITON}
-    assert {name.removeprefix("GLM-5.2 with ") for name in triton} == {
-        "1024 picks a row",
-        "decode context parallelism",
-    }
-    assert {newest[name] for name in set(newest) - triton} == {Route.UPSTREAM}
+    assert triton == {"GLM-5.2 with 1024 picks a row"}
+    shared = "DeepSeek V4-Flash with decode context parallelism"
+    assert newest[shared] is Route.NONE
+    assert {newest[name] for name in set(newest) - triton - {shared}} == {Route.UPSTREAM}
     old = facts(
         versions=versions(vllm="0.20.2"),
         flashinfer=FlashInfer(version="0.6.8", kernels=False, hangs=False),
@@ -229,7 +228,9 @@ def test_paths_are_those_that_support_decides() -> None:
 
 def test_a_machine_that_cannot_compile_flashinfers_kernels_takes_triton() -> None:
     found = facts(flashinfer_unusable="vLLM uses no FlashInfer here")
-    assert set(taken(found, GB10).values()) == {Route.TRITON}
+    paths = taken(found, GB10)
+    assert paths.pop("DeepSeek V4-Flash with decode context parallelism") is Route.NONE
+    assert set(paths.values()) == {Route.TRITON}
     assert "flashinfer-cubin: vLLM uses no FlashInfer here" in advice_for(found)
 
 
