@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutants of a module: cosmic-ray's, less those that can't change what the code does, and named ones.
+"""Mutants of a module: named ones, and cosmic-ray's less those that can't change what it does.
 
 Not tried: what stands in an annotation, which nothing evaluates here, and `==` for `is` (or the
 reverse), which differ for no value that this code compares.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many faults put into the overlay do its tests see? Mutants of mla, support, envs, ops, loading.
+"""How many faults put into the overlay's support, mla, ops, loading and envs do its tests see?
 
 PYTHON -m benchmarks.mutation run --session FOLDER --python WHEEL_PYTHON --base v0.33.0
     --tree PATCHED --pristine UNPATCHED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What benchmarks/mutation.py found: kept while it runs, and written to benchmarks/mutation.json."""
+"""What benchmarks/mutation.py found: kept while it runs, then put into benchmarks/mutation.json."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import IO, Any
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 # Read by processes that tests start: what to import mutated, or whose lines to note.
@@ -198,7 +198,7 @@ class Request:
 
 
 class Plugin:
-    """The first test that fails, and a loop of our own in the place of pytest's, if one is given."""
+    """The first test that fails; and a loop of our own in the place of pytest's, if given."""
 
     def __init__(self, loop: Callable[[Any], None] | None = None) -> None:
         self.loop = loop
@@ -308,7 +308,8 @@ class Warm:
         def work() -> str:
             become(request)
             if module is not None and true != mutated:
-                if not (loaded.put(*pair) if pair else put_values(module, mutated)):
+                done = loaded.put(*pair) if pair else put_values(module, mutated)
+                if not done:
                     return AT_IMPORT
             chosen = [items[test] for test in request.tests if test in items]
             for item, following in zip(chosen, [*chosen[1:], None], strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mutation run tells tests that see a fault from tests that don't, in a small package of its own.
+"""The mutation run tells tests that see a fault from tests that don't, in a small package.
 
 What draws the mutants, cosmic-ray, isn't installed here; these are named by hand.
 """
