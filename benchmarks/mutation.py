@@ -11,7 +11,8 @@ Python version: a wheel, and what tests/wheel-env.toml names for its base; the t
 base's sources with and without the series (`build.py apply --tree`). `run` first notes which test
 runs which line, then tries mutants on the tests of their line, fastest first, until one fails; a
 survivor is tried on the other tests of those files as well. It goes on where it was stopped:
-FOLDER keeps what was found. `write` puts it into benchmarks/mutation.json, where a person gives
+FOLDER keeps what was found, and another base tries what survived those before, for some modules
+are for some releases alone. `write` puts it into benchmarks/mutation.json, where a person gives
 each survivor a reason; `check` holds that file against the goal and the overlay.
 """
 
@@ -41,11 +42,14 @@ ROOMS = ("support", "mla", "ops", "loading", "envs")
 SAMPLE, SEED = 30, 12
 # What no room of these is run by, and what takes minutes.
 LEFT_OUT = ("test_kernel_", "test_selftest", "test_soak_")
+BASE = "SM12X_BASE"
 TESTS = (ROOT / "tests" / "overlay", ROOT / "tests" / "patched")
 # A mutant gets this many times what its tests take without one, and a minute for a busy machine.
 PATIENCE, GRACE = 5, 60
 # A survivor is tried on the slower tests of its files too, up to so many seconds in all.
 SECOND_ROUND = 60
+# A test of each file runs before the first mutant unless it takes longer, in seconds.
+MOMENT = 10
 # Test files that are measured together, after which what they told is kept.
 BATCH = 8
 
@@ -115,6 +119,13 @@ class Measured:
         tests = {test for number in wanted for test in found.get(number, ())}
         return sorted(tests, key=lambda test: self.seconds[test])
 
+    def fastest_of_each_file(self) -> list[str]:
+        """A test of each file, of those that take a moment."""
+        fastest: dict[str, str] = {}
+        for test in sorted(self.seconds, key=lambda test: self.seconds[test]):
+            fastest.setdefault(file_of(test), test)
+        return sorted(test for test in fastest.values() if self.seconds[test] < MOMENT)
+
     def second(self, module: str, tried: Iterable[str]) -> list[str]:
         """The other tests of the files that run this module: a fixture may have run for one."""
         found = self.lines.get(module, {})
@@ -150,7 +161,7 @@ class Place:
     @property
     def options(self) -> list[str]:
         """pytest's, for tests that go by their own settings alone."""
-        return ["--rootdir", str(self.root), "-c", os.devnull, "--import-mode=importlib"]
+        return ["--rootdir", str(self.root), "-c", os.devnull]
 
     def start(self, asked: Mapping[str, Any], **options: Any) -> subprocess.Popen[str]:
         command = [str(self.python), str(Path(worker.__file__)), json.dumps(asked)]
@@ -171,7 +182,7 @@ def prepare(options: argparse.Namespace) -> Place:
         (path / "coverage").symlink_to(Path(str(coverage)))
     python = options.python.absolute()  # a venv's python is a link that must not be followed
     variables = {
-        "SM12X_BASE": options.base.removeprefix("v"),
+        BASE: options.base.removeprefix("v"),
         "SM12X_TREE": str(options.tree.resolve()),
         "SM12X_PRISTINE": str(options.pristine.resolve()),
         "PATH": os.pathsep.join([str(python.parent), *options.path, os.environ["PATH"]]),
@@ -195,7 +206,7 @@ def digest(path: Path) -> str:
 
 def measure(place: Place) -> Measured:
     """Run the tests whose file changed since they were last run here, or whose modules did."""
-    kept = place.session / "measured.json"
+    kept = place.session / f"measured-{place.variables[BASE]}.json"
     data: dict[str, Any] = {"files": {}, "modules": {}, "seconds": {}, "lines": {}}
     if kept.exists():
         data = json.loads(kept.read_text(encoding="utf-8"))
@@ -250,13 +261,21 @@ def merge(data: dict[str, Any], fresh: dict[str, Any], *, stale: set[str]) -> No
 class Worker:
     """A process that tries mutants; started again where one takes it along."""
 
-    def __init__(self, place: Place, files: Sequence[str], preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        place: Place,
+        files: Sequence[str],
+        *,
+        preload: Sequence[str] = (),
+        before: Sequence[str] = (),
+    ) -> None:
         asked = {
             "do": "serve",
             "package": f"/{place.package.name}/",
             "options": place.options,
             "files": list(files),
             "preload": list(preload),
+            "before": list(before),
         }
         self._log = (place.session / "worker.log").open("a", encoding="utf-8")
         self._process = place.start(
@@ -337,12 +356,24 @@ class Trial:
         return self._hand.ask(request)
 
 
-def drawn(chosen: Sequence[str], most: int, seed: int) -> Iterator[tuple[str, list[Mutant], int]]:
-    """For each module its mutants, the named first, and from how many places they were drawn."""
+def drawn(
+    session: Path, chosen: Sequence[str], *, most: int, seed: int
+) -> Iterator[tuple[str, list[Mutant], int]]:
+    """For each module its mutants, the named first, and from how many places they were drawn.
+
+    What was drawn from a text is kept in the session: making it takes longer than trying it.
+    """
     for module in chosen:
         code = (PACKAGE / module).read_text(encoding="utf-8")
-        mutants, places = sampled(module, code, most=most, seed=seed)
-        yield module, [*named(module, code, FAULTS), *mutants], places
+        key = hashlib.sha256(f"{module} {most} {seed}\n{code}".encode()).hexdigest()[:16]
+        kept = session / "mutants" / f"{key}.json"
+        if not kept.exists():
+            mutants, places = sampled(module, code, most=most, seed=seed)
+            whole = json.dumps({"places": places, "mutants": [vars(m) for m in mutants]})
+            kept.write_text(whole, encoding="utf-8")
+        data = json.loads(kept.read_text(encoding="utf-8"))
+        mutants = [Mutant(**entry) for entry in data["mutants"]]
+        yield module, [*named(module, code, FAULTS), *mutants], data["places"]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -352,10 +383,14 @@ def run(options: argparse.Namespace) -> int:
     found = record.Found(place.session / "results.jsonl")
     chosen = [m for m in modules(PACKAGE, ROOMS) if not options.only or m.startswith(options.only)]
     files = sorted({file_of(test) for test in measured.seconds})
-    hand = Worker(place, files, preload=("torch", "numpy", "triton"))
+    hand = Worker(
+        place, files, preload=("torch", "numpy", "triton"), before=measured.fastest_of_each_file()
+    )
     trial = Trial(place, measured, hand)
     counts: Counter[str] = Counter()
-    for module, mutants, places in drawn(chosen, options.sample, options.seed):
+    for module, mutants, places in drawn(
+        place.session, chosen, most=options.sample, seed=options.seed
+    ):
         code = (PACKAGE / module).read_text(encoding="utf-8")
         print(f"{module}: {len(mutants)} mutants, of {places} places", flush=True)
         for mutant in mutants:
@@ -375,7 +410,8 @@ def run(options: argparse.Namespace) -> int:
 def fingerprint(place: Place, tests: Sequence[str]) -> str:
     """Names the tests of a mutant and what their files hold."""
     files = {file: digest(place.root / file) for file in sorted({file_of(test) for test in tests})}
-    return hashlib.sha256(json.dumps([list(tests), files]).encode()).hexdigest()[:16]
+    whole = json.dumps([place.variables.get(BASE), list(tests), files])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 def line_of(mutant: Mutant, answer: Mapping[str, Any]) -> str:
@@ -411,8 +447,10 @@ def main() -> int:
             options.only = tuple(options.only)
             return run(options)
         case "write":
-            found = record.Found(options.session.resolve() / "results.jsonl")
-            drawing = drawn(modules(PACKAGE, ROOMS), options.sample, options.seed)
+            session: Path = options.session.resolve()
+            found = record.Found(session / "results.jsonl")
+            names = modules(PACKAGE, ROOMS)
+            drawing = drawn(session, names, most=options.sample, seed=options.seed)
             record.write(PACKAGE, found, drawing, sample=options.sample, seed=options.seed)
             return 0
         case _:

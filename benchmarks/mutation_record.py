@@ -23,20 +23,26 @@ class Found:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.by_job: dict[str, dict[str, str]] = {}
+        self._marks: set[tuple[str, str]] = set()
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
                 entry = json.loads(line)
-                self.by_job[entry["job"]] = entry
+                self._note(entry)
 
     def stands(self, job: str, mark: str) -> bool:
         """Whether a mutant needs no trial: it was killed, or survived these very tests."""
         entry = self.by_job.get(job)
-        return entry is not None and (entry["outcome"] != "survived" or entry["mark"] == mark)
+        killed = entry is not None and entry["outcome"] != "survived"
+        return killed or (job, mark) in self._marks
+
+    def _note(self, entry: dict[str, str]) -> None:
+        self.by_job[entry["job"]] = entry
+        self._marks.add((entry["job"], entry["mark"]))
 
     def add(self, mutant: Mutant, answer: Mapping[str, str], mark: str) -> None:
         entry = {"job": mutant.job, "mark": mark}
         entry |= {key: answer[key] for key in ("outcome", "by", "way", "seconds")}
-        self.by_job[mutant.job] = entry
+        self._note(entry)
         with self._path.open("a", encoding="utf-8") as file:
             print(json.dumps(entry), file=file)
 

@@ -225,6 +225,11 @@ def run_pytest(options: Sequence[str], plugin: object) -> int:
     return int(pytest.main([*options, "-q", "-p", "no:cacheprovider"], plugins=[plugin]))
 
 
+def run_test(item: Any, following: Any) -> None:
+    """Run a test; fixtures that the following one doesn't need are torn down."""
+    item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+
+
 def forked(work: Callable[[], str], limit: float) -> tuple[str, str]:
     """What `work` says in a fork of this process: the test that fails, or nothing.
 
@@ -259,13 +264,14 @@ def forked(work: Callable[[], str], limit: float) -> tuple[str, str]:
 class Warm:
     """Tries mutants of functions, in a process that has collected all tests."""
 
-    def __init__(self, options: Sequence[str], package: str) -> None:
+    def __init__(self, options: Sequence[str], package: str, before: Sequence[str]) -> None:
         down, self._requests = os.pipe()
         self._answers, up = os.pipe()
         if os.fork() == 0:
             os.close(self._requests)
             os.close(self._answers)
-            self._package, self._in, self._out = package, os.fdopen(down), os.fdopen(up, "w")
+            self._package, self._before = package, before
+            self._in, self._out = os.fdopen(down), os.fdopen(up, "w")
             self._plugin = Plugin(self._loop)
             status = run_pytest(options, self._plugin)
             os._exit(status or (1 if self._plugin.failed else 0))
@@ -284,7 +290,13 @@ class Warm:
         return (answer[0], answer[1]) if answer else None
 
     def _loop(self, session: Any) -> None:
+        if session.testsfailed:
+            return  # a file that can't be collected would let mutants live
         items = {item.nodeid: item for item in session.items}
+        for test in self._before:
+            # What it imports and what its session's fixtures make is there for all mutants then.
+            run_test(items[test], session.items[0])
+        self._plugin.failed = ""
         loaded = Loaded(self._package)
         gc.collect()
         gc.freeze()  # a fork's collector doesn't touch, and so copy, what was there before
@@ -313,7 +325,7 @@ class Warm:
                     return AT_IMPORT
             chosen = [items[test] for test in request.tests if test in items]
             for item, following in zip(chosen, [*chosen[1:], None], strict=True):
-                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                run_test(item, following)
                 if self._plugin.failed:
                     break
             return self._plugin.failed
@@ -345,14 +357,22 @@ def tried_cold(request: Request, options: Sequence[str]) -> tuple[str, str]:
 
 
 def serve(
-    package: str, options: Sequence[str], files: Sequence[str], preload: Sequence[str]
+    *,
+    package: str,
+    options: Sequence[str],
+    files: Sequence[str],
+    preload: Sequence[str],
+    before: Sequence[str],
 ) -> None:
-    """Answer one line for each line of standard input, see Request, until it ends."""
+    """Answer one line for each line of standard input, see Request, until it ends.
+
+    `preload` are modules to import before all else, `before` tests to run before the first mutant.
+    """
     out = os.fdopen(os.dup(1), "w")
     for name in preload:
         importlib.import_module(name)
     os.dup2(2, 1)  # pytest's own words don't go among the answers
-    warm = Warm([*options, *files], package)
+    warm = Warm([*options, *files], package, before)
     print(json.dumps({"tests": warm.tests}), file=out, flush=True)
     for line in sys.stdin:
         request = Request(**json.loads(line))
