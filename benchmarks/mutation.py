@@ -119,17 +119,24 @@ class Measured:
         tests = {test for number in wanted for test in found.get(number, ())}
         return sorted(tests, key=lambda test: self.seconds[test])
 
-    def fastest_of_each_file(self) -> list[str]:
+    def files(self, chosen: Iterable[str]) -> list[str]:
+        """The test files that run any of these modules."""
+        found = (self.lines.get(module, {}) for module in chosen)
+        return sorted(
+            {file_of(test) for lines in found for tests in lines.values() for test in tests}
+        )
+
+    def fastest_of(self, files: Sequence[str]) -> list[str]:
         """A test of each file, of those that take a moment."""
         fastest: dict[str, str] = {}
         for test in sorted(self.seconds, key=lambda test: self.seconds[test]):
             fastest.setdefault(file_of(test), test)
-        return sorted(test for test in fastest.values() if self.seconds[test] < MOMENT)
+        chosen = (fastest[file] for file in files)
+        return [test for test in chosen if self.seconds[test] < MOMENT]
 
     def second(self, module: str, tried: Iterable[str]) -> list[str]:
         """The other tests of the files that run this module: a fixture may have run for one."""
-        found = self.lines.get(module, {})
-        files = {file_of(test) for tests in found.values() for test in tests}
+        files = self.files([module])
         others = {test for test in self.seconds if file_of(test) in files} - set(tried)
         chosen, total = [], 0.0
         for test in sorted(others, key=lambda test: self.seconds[test]):
@@ -382,9 +389,9 @@ def run(options: argparse.Namespace) -> int:
     measured = measure(place)
     found = record.Found(place.session / "results.jsonl")
     chosen = [m for m in modules(PACKAGE, ROOMS) if not options.only or m.startswith(options.only)]
-    files = sorted({file_of(test) for test in measured.seconds})
+    files = measured.files(chosen)
     hand = Worker(
-        place, files, preload=("torch", "numpy", "triton"), before=measured.fastest_of_each_file()
+        place, files, preload=("torch", "numpy", "triton"), before=measured.fastest_of(files)
     )
     trial = Trial(place, measured, hand)
     counts: Counter[str] = Counter()

@@ -230,6 +230,16 @@ def run_test(item: Any, following: Any) -> None:
     item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
 
 
+class SessionAlone:
+    """In the place of a following test: one that needs what the session's fixtures made."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def listchain(self) -> list[Any]:
+        return [self._session]
+
+
 def forked(work: Callable[[], str], limit: float) -> tuple[str, str]:
     """What `work` says in a fork of this process: the test that fails, or nothing.
 
@@ -239,20 +249,24 @@ def forked(work: Callable[[], str], limit: float) -> tuple[str, str]:
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
-        os.setsid()
-        os.close(out)
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
         try:
-            os.write(into, b"!" + work().encode())
-        except BaseException as error:
-            os.write(into, f"!{type(error).__name__}: {error}".encode()[:1000])
-        os._exit(0)
+            os.setsid()
+            os.close(out)
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+            try:
+                said = work()
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"[:1000]
+            os.write(into, b"!" + said.encode())
+        finally:
+            os._exit(0)
     os.close(into)
     ready, _, _ = select.select([out], [], [], limit)
     said = os.read(out, 4096).decode() if ready else ""
     os.close(out)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
+    os.kill(child, signal.SIGKILL)  # it may have no group of its own yet
     os.waitpid(child, 0)
     if not ready:
         return "timed out", ""
@@ -295,7 +309,7 @@ class Warm:
         items = {item.nodeid: item for item in session.items}
         for test in self._before:
             # What it imports and what its session's fixtures make is there for all mutants then.
-            run_test(items[test], session.items[0])
+            run_test(items[test], SessionAlone(session))
         self._plugin.failed = ""
         loaded = Loaded(self._package)
         gc.collect()
@@ -398,7 +412,8 @@ class Meter:
         os.environ[TEST] = nodeid
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
+        if report.when == "call":  # what a fixture takes falls to whom it is made for
+            self.seconds[report.nodeid] = report.duration
         if not report.passed:
             self.unfit.add(report.nodeid)
 
