@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -160,37 +160,44 @@ def check_release(store: Store, base: Base, commit: str) -> None:
 
 
 def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
-    store = store_of(project)
+    def fetch_tag(store: Store) -> str:
+        commit = store.fetch_commit(url, base.tag)
+        if not commit.startswith(base.commit):
+            raise SourceError(
+                f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
+                means="The tag was moved, or this is another repository.",
+                next="look at what changed there, or build from the archive: --source sdist",
+            )
+        return commit
+
     ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        commit = store.commit_of(ref)
-        if commit is None:
-            if offline:
-                raise not_cached(f"{base.tag} from {url}")
-            say(f"  fetching {base.tag} from {url}")
-            commit = store.fetch_commit(url, base.tag)
-            if not commit.startswith(base.commit):
-                raise SourceError(
-                    f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
-                    means="The tag was moved, or this is another repository.",
-                    next="look at what changed there, or build from the archive: --source sdist",
-                )
-            store.set_ref(ref, commit)
+    commit = fetched_once(project, ref, f"{base.tag} from {url}", fetch_tag, offline=offline)
     return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {base.tag} {commit}")
 
 
 def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
-    store = store_of(project)
+    def fetch_revision(store: Store) -> str:
+        return store.fetch_revision(url, commit)
+
     ref = f"refs/sm12x/revision/{commit}"
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        found = store.commit_of(ref)
-        if found is None:
-            if offline:
-                raise not_cached(f"{commit} of {url}")
-            say(f"  fetching {commit} from {url}")
-            found = store.fetch_revision(url, commit)
-            store.set_ref(ref, found)
+    found = fetched_once(project, ref, f"{commit} from {url}", fetch_revision, offline=offline)
     return Source(kind=Kind.GIT, commit=found, origin=f"{url} {found}")
+
+
+def fetched_once(
+    project: Project, ref: str, what: str, fetch_it: Callable[[Store], str], *, offline: bool
+) -> str:
+    """The commit that `ref` keeps; fetched, and kept there, where there is none yet."""
+    store = store_of(project)
+    with hold(project.cache / "locks" / "store.lock", "the object store"):
+        commit = store.commit_of(ref)
+        if commit is None:
+            if offline:
+                raise not_cached(what)
+            say(f"  fetching {what}")
+            commit = fetch_it(store)
+            store.set_ref(ref, commit)
+    return commit
 
 
 def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:

@@ -32,7 +32,7 @@ from recipe.ground.project import Project
 from recipe.ground.run import check_disk, disk_full
 from recipe.wheel.check import binaries_tag, check_wheel, platform_tag, tag_of
 from recipe.wheel.components import Component
-from recipe.wheel.record import missing, record_files
+from recipe.wheel.record import Changes, missing, record_files
 from recipe.wheel.write import Edit, names_in, wheel_name, write_wheel
 
 SCHEMA = 1
@@ -167,13 +167,16 @@ def assemble(
         members = names_in(published)
     found = with_files(native.settled.components, upstreams, members, native)
     removed |= replaced(members, native)
+    made = Changes(
+        components=found, files=files, before=before, removed=removed, built=as_built(native)
+    )
     edit = Edit(
         version=plan.version,
         platform=tag,
         before=before,
         files=files,
         removed=frozenset(removed),
-        record=record_files(plan, found, files, before, removed, as_built(native)),
+        record=record_files(plan, made),
         binaries=binaries,
     )
     try:

@@ -100,6 +100,15 @@ def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str]
     ).returncode
 
 
+def show_together(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
+    """As `show`, for a command that starts others: all of them end with this process."""
+    say("+ " + shlex.join(args))
+    sys.stderr.flush()
+    streams = {"stdin": subprocess.DEVNULL, "stdout": sys.stderr}
+    with together(args, cwd=cwd, env=changed(env), **streams) as process:
+        return process.wait()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """A finished command: seconds of the clock and of all processors, and the most memory that one

@@ -161,8 +161,8 @@ def test_a_packed_cache_is_attended_with_the_sinks(
 ) -> None:
     import torch
     from vllm.sm12x.layouts import V32
+    from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.reference import decode
-    from vllm.sm12x.scope import Scope
 
     layer = make("fp8_ds_mla")
     layer.learnable_sink_param.data.copy_(sinks())

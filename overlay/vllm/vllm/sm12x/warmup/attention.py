@@ -17,7 +17,7 @@ import torch
 
 from .. import layouts
 from ..layouts import V4, V32, Layout
-from ..scope import Scope
+from ..layouts.scope import Scope
 from ..support.compression import WINDOW_PAGE, ratios_of, window_page
 
 logger = logging.getLogger(__name__)
