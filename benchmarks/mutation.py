@@ -86,7 +86,7 @@ FAULTS = (
     ),
     Named(
         name="GB10's memory as if it weren't shared",
-        module="loading/facts.py",
+        module="loading/gather.py",
         before="weights_share_memory=weights_share_memory()",
         after="weights_share_memory=False",
     ),
@@ -363,6 +363,13 @@ class Trial:
         return self._hand.ask(request)
 
 
+def place_of_drawn(session: Path, module: str, *, most: int, seed: int) -> Path:
+    """Where the session keeps what was drawn from a module as it is now."""
+    code = (PACKAGE / module).read_text(encoding="utf-8")
+    key = hashlib.sha256(f"{module} {most} {seed}\n{code}".encode()).hexdigest()[:16]
+    return session / "mutants" / f"{key}.json"
+
+
 def drawn(
     session: Path, chosen: Sequence[str], *, most: int, seed: int
 ) -> Iterator[tuple[str, list[Mutant], int]]:
@@ -372,8 +379,7 @@ def drawn(
     """
     for module in chosen:
         code = (PACKAGE / module).read_text(encoding="utf-8")
-        key = hashlib.sha256(f"{module} {most} {seed}\n{code}".encode()).hexdigest()[:16]
-        kept = session / "mutants" / f"{key}.json"
+        kept = place_of_drawn(session, module, most=most, seed=seed)
         if not kept.exists():
             mutants, places = sampled(module, code, most=most, seed=seed)
             whole = json.dumps({"places": places, "mutants": [vars(m) for m in mutants]})
@@ -456,8 +462,10 @@ def main() -> int:
         case "write":
             session: Path = options.session.resolve()
             found = record.Found(session / "results.jsonl")
+            how = {"most": options.sample, "seed": options.seed}
             names = modules(PACKAGE, ROOMS)
-            drawing = drawn(session, names, most=options.sample, seed=options.seed)
+            names = [name for name in names if place_of_drawn(session, name, **how).exists()]
+            drawing = drawn(session, names, **how)
             record.write(PACKAGE, found, drawing, sample=options.sample, seed=options.seed)
             return 0
         case _:

@@ -61,6 +61,8 @@ def write(
     modules = {}
     for module, mutants, places in drawing:
         outcomes = {m.job: found.by_job[m.job]["outcome"] for m in mutants if m.job in found.by_job}
+        if mutants and not outcomes:
+            continue  # drawn, and then the run was stopped
         counts = Counter(outcomes.values())
         left = []
         for mutant in mutants:
@@ -71,6 +73,7 @@ def write(
         modules[module] = {
             "text": text_of(package / module),
             "places": places,
+            "drawn": len(mutants),
             "tried": len(outcomes),
             **{
                 name.replace(" ", "_"): counts[name] for name in ("killed", "timed out", "survived")
@@ -106,7 +109,7 @@ def text_of(path: Path) -> str:
 
 
 def total(modules: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    names = ("places", "tried", "killed", "timed_out", "survived")
+    names = ("places", "drawn", "tried", "killed", "timed_out", "survived")
     return {name: sum(entry[name] for entry in modules.values()) for name in names}
 
 
@@ -114,7 +117,8 @@ def summary(modules: Mapping[str, Mapping[str, Any]]) -> str:
     all_ = total(modules)
     seen = all_["killed"] + all_["timed_out"]
     return (
-        f"{all_['tried']} mutants of {all_['places']} places, {all_['killed']} killed, "
+        f"{all_['tried']} of {all_['drawn']} mutants drawn from {all_['places']} places, "
+        f"{all_['killed']} killed, "
         f"{all_['timed_out']} timed out, {all_['survived']} survived: "
         f"{seen / max(all_['tried'], 1):.1%} seen"
     )
@@ -129,6 +133,11 @@ def check(package: Path, modules: Sequence[str], file: Path = FILE) -> int:
     for module, survivor in survivors(data):
         if not survivor["reason"]:
             wrong.append(f"{module}:{survivor['line']} {survivor['operator']} has no reason")
+    wrong += [
+        f"{name}: {entry['tried']} of {entry['drawn']} mutants were tried"
+        for name, entry in known.items()
+        if entry["tried"] < entry["drawn"]
+    ]
     counts = total(known)
     if counts["killed"] + counts["timed_out"] < GOAL * counts["tried"]:
         wrong.append(f"less than {GOAL:.0%} are seen")

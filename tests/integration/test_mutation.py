@@ -252,7 +252,7 @@ def test_the_record_keeps_reasons_and_asks_for_those_that_lack(
     assert "heap.py:11 named: by hand has no reason" in capsys.readouterr().out
     data = json.loads(file.read_text(encoding="utf-8"))
     assert data["total"] == {
-        "places": 40, "tried": 10, "killed": 9, "timed_out": 0, "survived": 1
+        "places": 40, "drawn": 10, "tried": 10, "killed": 9, "timed_out": 0, "survived": 1
     }  # fmt: skip
     data["modules"]["heap.py"]["survivors"][0]["reason"] = "nobody has so many"
     file.write_text(json.dumps(data), encoding="utf-8")
@@ -262,7 +262,7 @@ def test_the_record_keeps_reasons_and_asks_for_those_that_lack(
 
 
 def test_a_record_below_the_goal_is_wrong(place: Place, tmp_path: Path) -> None:
-    counts = {"places": 10, "tried": 10, "killed": 7, "timed_out": 1, "survived": 2}
+    counts = {"places": 10, "drawn": 10, "tried": 10, "killed": 7, "timed_out": 1, "survived": 2}
     entry = {**counts, "text": "", "survivors": []}
     file = tmp_path / "mutation.json"
     file.write_text(json.dumps({"modules": {"heap.py": entry}}), encoding="utf-8")
@@ -271,6 +271,15 @@ def test_a_record_below_the_goal_is_wrong(place: Place, tmp_path: Path) -> None:
     entry |= {"killed": 8, "survived": 1}
     file.write_text(json.dumps({"modules": {"heap.py": entry}}), encoding="utf-8")
     assert record.check(place.package, ["heap.py"], file) == 0
+
+
+def test_a_record_of_a_run_that_was_stopped_is_wrong(place: Place, tmp_path: Path) -> None:
+    entry = {"places": 10, "drawn": 10, "tried": 9, "killed": 9, "timed_out": 0, "survived": 0}
+    file = tmp_path / "mutation.json"
+    modules = {"heap.py": {**entry, "text": "", "survivors": []}}
+    file.write_text(json.dumps({"modules": modules}), encoding="utf-8")
+
+    assert record.check(place.package, ["heap.py"], file) == 1
 
 
 def test_a_survivor_is_tried_again_once_its_tests_change(tmp_path: Path) -> None:

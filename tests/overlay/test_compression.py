@@ -47,6 +47,12 @@ def test_kinds_of_layers_and_drafts_behind_them(
     assert ratios_of(hf) == (0, 4, 128, 4, *tail)
 
 
+def test_a_kind_without_a_rate_is_a_window_alone_in_v41_too() -> None:
+    hf = config(model_type="deepseek_v41", compress_rates=RATES, layer_types=KINDS)
+
+    assert ratios_of(hf) == (0, 4, 128)
+
+
 def test_a_model_without_such_layers_has_none() -> None:
     assert ratios_of(SimpleNamespace(model_type="deepseek_v32")) == ()
     assert ratios_of(SimpleNamespace(num_nextn_predict_layers=1)) == ()

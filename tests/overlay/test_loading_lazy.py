@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vllm.sm12x.loading.lazy import LazyTensor, lazy
-from vllm.sm12x.loading.pieces import View
+from vllm.sm12x.loading.stream.lazy import LazyTensor, lazy
+from vllm.sm12x.loading.stream.pieces import View
 
 HEADER = 24
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of files, locks over parts of them, and reads past the page cache: the kernel's own answers.
-"""
+"""Pages of files, locks over parts of them, reads past the page cache: the kernel's answers."""
 
 import ctypes
 import fcntl
+import itertools
 import os
 import stat
 import tempfile
@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from loading_files import disk_folder
-from vllm.sm12x.loading import direct, pages
-from vllm.sm12x.loading.holds import Hold
-from vllm.sm12x.loading.pages import PAGE
+from vllm.sm12x.loading.files import pages
+from vllm.sm12x.loading.files.holds import Hold
+from vllm.sm12x.loading.files.pages import PAGE
+from vllm.sm12x.loading.stream import direct
 
 MIB = 1 << 20
 
@@ -58,8 +59,8 @@ def test_resident_pages_are_counted_where_they_are(file: int) -> None:
 
 @pytest.mark.parametrize(
     ("start", "end", "there"),
-    [(3 * PAGE, 5 * PAGE, True), (3 * PAGE + 7, 5 * PAGE - 7, True), (3 * PAGE, 5 * PAGE + 1, False),
-     (3 * PAGE - 1, 5 * PAGE, False), (0, 1, False), (8, 8, True), (9, 8, True)],
+    [(3 * PAGE, 5 * PAGE, True), (3 * PAGE + 7, 5 * PAGE - 7, True),
+     (3 * PAGE, 5 * PAGE + 1, False), (3 * PAGE - 1, 5 * PAGE, False), (0, 1, False), (8, 8, True), (9, 8, True)],
 )  # fmt: skip
 def test_a_range_is_resident_if_all_of_it_is(file: int, start: int, end: int, there: bool) -> None:
     bring(file, 3 * PAGE, 5 * PAGE)
@@ -170,7 +171,7 @@ def test_a_large_file_is_sampled_from_its_first_byte_to_its_last_pages() -> None
         assert found[0] == (0, 4 * MIB)
         assert all(start % PAGE == 0 and end - start == 4 * MIB for start, end in found)
         assert size - PAGE - 15 <= found[-1][1] <= size
-        assert all(one[0] < other[0] for one, other in zip(found, found[1:], strict=False))
+        assert all(one[0] < other[0] for one, other in itertools.pairwise(found))
 
 
 def test_warming_by_advice_asks_for_all_and_waits_for_the_last_page(
@@ -389,6 +390,10 @@ def test_what_the_kernel_answers_about_direct_reads(
         assert direct.open_direct(file) is None
 
 
+def open_files() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir() if path.exists()}
+
+
 @pytest.mark.parametrize("failing", ["open", "preadv"])
 def test_a_file_that_refuses_direct_reads_has_none_and_nothing_stays_open(
     file: int, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -396,8 +401,8 @@ def test_a_file_that_refuses_direct_reads_has_none_and_nothing_stays_open(
     def refuse(*_: object) -> None:
         raise OSError(22, "invalid argument")
 
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_files()
     with monkeypatch.context() as patch:
         patch.setattr(os, failing, refuse)
         assert direct.open_direct(file) is None
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
