@@ -59,7 +59,7 @@ def sites(code: str) -> list[Site]:
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
-    skipped = annotations(code)
+    skipped = annotated(code)
     nodes = list(ast_nodes(get_ast(code)))
     found = []
     for name in sorted(operator_names()):
@@ -79,7 +79,7 @@ def same(operator: str) -> bool:
     return frozenset(operator.split("_")[-2:]) in SAME
 
 
-def annotations(code: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def annotated(code: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Where annotations begin and end, as (line, column)."""
     found = []
     for node in ast.walk(ast.parse(code)):
