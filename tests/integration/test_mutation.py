@@ -233,7 +233,10 @@ def test_what_is_measured_anew_replaces_what_the_file_told_before() -> None:
 
 
 def test_the_record_keeps_reasons_and_asks_for_those_that_lack(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1")
     file, weak = tmp_path / "mutation.json", mutant(FULL, "self.size + count > LIMIT + 2")
