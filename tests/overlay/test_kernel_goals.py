@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The goals that machine code is held to, whatever its budget, and the comparison of two commits."""
+"""The goals that machine code is held to whatever its budget, and two commits compared."""
 
 import importlib.util
 import json
