@@ -25,6 +25,18 @@ def _factors(exponents, CHUNK: tl.constexpr):
 
 
 @triton.jit
+def _last_factor(exponents):
+    """The factor (entries, 32) of the half chunk, as one that depends on the column.
+
+    With one that doesn't, Triton converts this chunk where it is used: twice, in the layouts of
+    both products, from loads of two bytes each, which takes registers that 32 heads don't have.
+    """
+    column = tl.arange(0, 32)[None, :]
+    factor = tl.where(column < 32, exponent_factor(exponents, 6)[:, None], 0)
+    return factor.to(tl.int16).to(tl.bfloat16, bitcast=True)
+
+
+@triton.jit
 def _load(row_ptr, valid, FIRST: tl.constexpr, COUNT: tl.constexpr, dtype: tl.constexpr):
     """COUNT numbers of each entry's row from byte FIRST on, 0 for what isn't valid."""
     pointers = (row_ptr + FIRST).to(tl.pointer_type(dtype))[:, None] + tl.arange(0, COUNT)[None, :]
@@ -77,8 +89,7 @@ def scores(
     even, odd = _dots(q, planes1, even, odd, 4, 4)
     planes2 = byte_planes(words2, _factors(exponents, 2))
     even, odd = _dots(q, planes2, even, odd, 8, 4)
-    factor = exponent_factor(exponents, 6)[:, None].to(tl.bfloat16, bitcast=True)
-    planes3 = half_planes(halves, factor)
+    planes3 = half_planes(halves, _last_factor(exponents))
     even, odd = _dots(q, planes3, even, odd, 12, 2)
     return planes0 + planes1 + planes2 + planes3 + (rope,), (), even + odd, valid
 

@@ -44,7 +44,8 @@ def prefill_kernel(
     zero = tl.zeros([BLOCK_H, 64], tl.float32)
     acc = (zero, zero, zero, zero, zero, zero, zero, zero)
     upcoming = pick(index_ptr, 0, counted, BLOCK_N)
-    for first in range(0, counted, BLOCK_N):
+    # With RoPE and 32 heads no register is left to keep an address in.
+    for first in tl.range(0, counted, BLOCK_N, disable_licm=BLOCK_H == 32 and CHUNKS == 9):
         index = upcoming
         # One tile ahead, so that a tile's copies don't wait for its own indices.
         upcoming = pick(index_ptr, first + BLOCK_N, counted, BLOCK_N)

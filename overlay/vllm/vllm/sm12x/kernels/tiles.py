@@ -84,8 +84,8 @@ class Plan:
 
 AUTOMATIC = Limits()
 
-NARROW = Tile(block_heads=16, block_entries=32, warps=4, stages=3, entry_cycles=62)
-WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3, entry_cycles=102)
+NARROW = Tile(block_heads=16, block_entries=32, warps=4, stages=3, entry_cycles=61)
+WIDE = Tile(block_heads=32, block_entries=32, warps=4, stages=3, entry_cycles=101)
 NARROW_V32 = replace(NARROW, entry_cycles=67)
 # Queries of 576 numbers leave room for one tile of keys.
 WIDE_ROPE = replace(WIDE, stages=2)
