@@ -129,7 +129,7 @@ def main() -> None:
     device = devices.Device(platform, (int(major), int(minor)))
     patch = pytest.MonkeyPatch()
     declare_torchvision_operators()
-    devices.use(device, patch)
+    devices.become(device, patch)
     have_extensions(patch)
     # vLLM looks at a model's class in a process of its own, which would have another platform.
     registry = importlib.import_module("vllm.model_executor.models.registry")

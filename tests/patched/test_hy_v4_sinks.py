@@ -2,7 +2,6 @@
 """HY V4 has a logit a head that takes part in the softmax: the real layer hands it to our backend.
 
 Upstream's layer asks the selected backend whether it can, and goes on without sinks where it can't.
-What vLLM remembers of a GPU's platform then stays: the tests of whole Llama 4 models come before.
 """
 
 import dataclasses
