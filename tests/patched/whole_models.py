@@ -120,6 +120,9 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "HY V4": ("HYV4Config", "HYV4ForCausalLM",
         DSA | {"layer_types": ["deepseek_sparse_attention"] * 2},
     ),
+    "HY V4 with a dense layer": ("HYV4Config", "HYV4ForCausalLM",
+        DSA | {"layer_types": ["full_attention", "deepseek_sparse_attention"]},
+    ),
     "Llama 4": ("Llama4TextConfig", "Llama4ForCausalLM", {}),
 }  # fmt: skip
 
