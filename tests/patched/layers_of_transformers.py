@@ -99,8 +99,10 @@ def index_cache(table: Any, page: int, keys: list[Any]) -> Any:
 def picked(
     ops: Any, table: Any, page: int, noted: list[Noted], counts: list[int], topk: int, width: int
 ) -> Any:
-    """Local picks (tokens, width) of the step, by our logits: of paged keys for decodes, of gathered
-    ones for prompts. A row sees the first `counts` keys of its request.
+    """Local picks (tokens, width) of the step, by our logits.
+
+    Decodes have them of paged keys, prompts of gathered ones. A row sees the first `counts` keys of
+    its request.
     """
     import torch
 
@@ -147,10 +149,12 @@ def picked(
 def attending(modeling: ModuleType, attend: Callable[..., Any]) -> Iterator[None]:
     """Let layers call `attend(original, layer, q, k, v, mask, **others)` for attention."""
     original = modeling.eager_attention_forward
+
+    def instead(*args: Any, **others: Any) -> Any:
+        return attend(original, *args, **others)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            modeling, "eager_attention_forward", lambda *args, **others: attend(original, *args, **others)
-        )  # fmt: skip
+        patch.setattr(modeling, "eager_attention_forward", instead)
         yield
 
 

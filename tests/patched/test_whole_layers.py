@@ -7,14 +7,26 @@ with the kernels on Triton's interpreter; the library runs each request's whole 
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from layers_of_transformers import (
-    DECODES, HEADS, INDEX_DIM, INDEX_HEADS, OWNERS, PLACES, STEP, WIDTH, Fp8, Noted, attending,
-    picked, same, slots_of, tables,
+    DECODES,
+    HEADS,
+    INDEX_DIM,
+    INDEX_HEADS,
+    OWNERS,
+    PLACES,
+    STEP,
+    WIDTH,
+    Fp8,
+    Noted,
+    attending,
+    picked,
+    same,
+    slots_of,
+    tables,
 )  # fmt: skip
 from packaging.version import Version
 from test_sparse_mla_numbers import functions, hand, v4_module
