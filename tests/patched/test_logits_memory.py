@@ -171,7 +171,7 @@ def test_decode_steps_stay_within_what_was_counted(
 
     if not ours(base):
         pytest.skip("the logits are DeepGEMM's")
-    seam = importlib.import_module("vllm.sm12x.seams.logits")
+    seam = importlib.import_module("vllm.sm12x.mla.logits")
     picks = torch.zeros(8192, TOPK, dtype=torch.int32)
     step(SM120, None, picks, max_model_len=MILLION, total_seq_lens=MILLION)
     rows: list[int] = []
@@ -209,7 +209,7 @@ def test_passes_pick_what_one_call_picks(
 
     if not ours(base):
         pytest.skip("the logits are DeepGEMM's")
-    layer, seam = (importlib.import_module(n) for n in (MODULE, "vllm.sm12x.seams.logits"))
+    layer, seam = (importlib.import_module(n) for n in (MODULE, "vllm.sm12x.mla.logits"))
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "overlay"))
     importlib.import_module("interpreted").kernels("paged_mqa_logits")
     monkeypatch.setenv("TRITON_INTERPRET", "1")

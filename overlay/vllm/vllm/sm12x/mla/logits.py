@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from ..mla.deep_gemm import choose_gemm
 from ..ops import logits_buffer
 from ..ops.deep_gemm import fp8_fp4_paged_mqa_logits
 from ..ops.logits_buffer import ITEM, ROW_ALIGNMENT, pitch_of
+from .deep_gemm import choose_gemm
 
 # Rows of one request that must fit, however small the cap: its draft tokens and the one before.
 LEAST_ROWS = 16
