@@ -169,7 +169,7 @@ def prepare(files: list[str], *, resident: bool) -> int:
 
     Raises RuntimeError when mincore finds a page that should have gone.
     """
-    from vllm.sm12x.loading import pages
+    from vllm.sm12x.loading.files import pages
 
     if resident:
         for file in files:
@@ -186,7 +186,7 @@ def prepare(files: list[str], *, resident: bool) -> int:
 
 def cached_bytes(files: Iterable[str]) -> int:
     """Return the bytes of the files that are in the page cache."""
-    from vllm.sm12x.loading import pages
+    from vllm.sm12x.loading.files import pages
 
     total = 0
     for file in files:
@@ -202,8 +202,9 @@ def warm_up() -> None:
     torch imports half of its compiler when a tensor subclass is first used.
     """
     import torch
-    from vllm.sm12x.loading import mapped, stream  # noqa: F401
-    from vllm.sm12x.loading.lazy import lazy
+    from vllm.sm12x.loading.stream import streamed  # noqa: F401
+    from vllm.sm12x.loading.stream.lazy import lazy
+    from vllm.sm12x.loading.window import mapped  # noqa: F401
 
     class Nothing:
         start = 0

@@ -74,11 +74,11 @@ def _lazy(files: list[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _ours(method: str, setting: Setting) -> Iterator[tuple[str, Any]]:
-    from vllm.sm12x.loading.checkpoint import Checkpoint
-    from vllm.sm12x.loading.mapped import mapped_tensors
-    from vllm.sm12x.loading.node import Neighbours
-    from vllm.sm12x.loading.stream import Sizes, streamed_tensors
-    from vllm.sm12x.loading.window import Shape, Window
+    from vllm.sm12x.loading.facts.node import Neighbours
+    from vllm.sm12x.loading.files.checkpoint import Checkpoint
+    from vllm.sm12x.loading.stream.streamed import Sizes, streamed_tensors
+    from vllm.sm12x.loading.window.fill import Shape, Window
+    from vllm.sm12x.loading.window.mapped import mapped_tensors
 
     exact = method == "stream"
     checkpoint = Checkpoint(setting.files, drop=setting.drop or exact, exact=exact)
@@ -94,7 +94,7 @@ def _ours(method: str, setting: Setting) -> Iterator[tuple[str, Any]]:
 
 def _by_policy(setting: Setting) -> Iterator[tuple[str, Any]]:
     """What the policy chooses here, its own cost included."""
-    from vllm.sm12x.loading.facts import gather
+    from vllm.sm12x.loading.gather import gather
     from vllm.sm12x.loading.policy import Way, decide
 
     decision = decide(gather(setting.files, None))

@@ -36,7 +36,8 @@ def looped(folder: Path, gib: float, read_ahead_kib: int) -> Iterator[Path]:
 
 def device_of(folder: Path) -> dict[str, str]:
     """Return the file system and the read-ahead of a folder, for the record."""
-    from vllm.sm12x.loading import filesystem, pages
+    from vllm.sm12x.loading.facts import filesystem
+    from vllm.sm12x.loading.files import pages
 
     (found,) = filesystem.survey([folder]).filesystems
     kib = pages.read_ahead_kib(str(folder))

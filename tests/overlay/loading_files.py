@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.sm12x.loading import pages
-from vllm.sm12x.loading.checkpoint import Checkpoint
-from vllm.sm12x.loading.filesystem import Kind, survey
-from vllm.sm12x.loading.mapped import mapped_tensors
-from vllm.sm12x.loading.stream import Sizes, streamed_tensors
-from vllm.sm12x.loading.window import Shape, Window
+from vllm.sm12x.loading.facts.filesystem import Kind, survey
+from vllm.sm12x.loading.files import pages
+from vllm.sm12x.loading.files.checkpoint import Checkpoint
+from vllm.sm12x.loading.stream.streamed import Sizes, streamed_tensors
+from vllm.sm12x.loading.window.fill import Shape, Window
+from vllm.sm12x.loading.window.mapped import mapped_tensors
 
 SHAPE = Shape(ahead=64 << 20, block=1 << 20, threads=2, by_advice=True)
 Tensors = dict[str, torch.Tensor]

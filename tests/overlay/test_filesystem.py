@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from vllm.sm12x.loading import filesystem
-from vllm.sm12x.loading.filesystem import FileSystem, Kind, Mount
+from vllm.sm12x.loading.facts import filesystem
+from vllm.sm12x.loading.facts.filesystem import FileSystem, Kind, Mount
 
 SHM = Path("/dev/shm")
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from vllm.sm12x.loading.facts import weights_share_memory
+from vllm.sm12x.loading.gather import weights_share_memory
 
 
 @pytest.mark.parametrize("integrated", [True, False])

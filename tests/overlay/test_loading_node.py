@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vllm.sm12x.loading import node
-from vllm.sm12x.loading.node import ALONE, Neighbours, find_neighbours, sort_out
+from vllm.sm12x.loading.facts import node
+from vllm.sm12x.loading.facts.node import ALONE, Neighbours, find_neighbours, sort_out
 
 FILES = [f"model-{number:05}.safetensors" for number in range(16)]
 

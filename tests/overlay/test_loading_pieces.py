@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from vllm.sm12x.loading.pieces import HOLE, Piece, View, cut, merge_small
+from vllm.sm12x.loading.stream.pieces import HOLE, Piece, View, cut, merge_small
 
 LIMIT = 256 << 10
 

@@ -13,10 +13,10 @@ import loading_files as files_of
 import pytest
 import torch
 from loading_files import Tensors, assert_same, evict, resident, sm12x_threads, stream
-from vllm.sm12x.loading import reader as reader_module
-from vllm.sm12x.loading.checkpoint import Checkpoint
-from vllm.sm12x.loading.lazy import LazyTensor
-from vllm.sm12x.loading.slots import Slots
+from vllm.sm12x.loading.files.checkpoint import Checkpoint
+from vllm.sm12x.loading.stream import reader as reader_module
+from vllm.sm12x.loading.stream.lazy import LazyTensor
+from vllm.sm12x.loading.stream.slots import Slots
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_slots_are_unlocked_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
             calls.append(("unlock", address))
             return 0
 
-    monkeypatch.setattr("vllm.sm12x.loading.slots._cudart", Runtime)
+    monkeypatch.setattr("vllm.sm12x.loading.stream.slots._cudart", Runtime)
     slots = Slots(count=2, size=4096)
     assert slots.pinned
     slots.close()

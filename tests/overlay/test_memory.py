@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from vllm.sm12x.loading import filesystem, memory
+from vllm.sm12x.loading.facts import filesystem, memory
 
 
 def write(folder: Path, **files: int | str) -> None:
@@ -127,7 +127,7 @@ GROUPS = Path("/sys/fs/cgroup/memory")
 MEASURE = """
 import os, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
-from vllm.sm12x.loading.memory import measure
+from vllm.sm12x.loading.facts.memory import measure
 found = measure()
 print(found.available_bytes, found.bound_by)
 """

@@ -2,8 +2,8 @@
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from vllm.sm12x.loading.filesystem import FileSystem, Kind
-from vllm.sm12x.loading.memory import Memory
+from vllm.sm12x.loading.facts.filesystem import FileSystem, Kind
+from vllm.sm12x.loading.facts.memory import Memory
 from vllm.sm12x.loading.policy import GIB, Facts, Way, decide
 
 EXT4 = FileSystem(type="ext4", kind=Kind.LOCAL)

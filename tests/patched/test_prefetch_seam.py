@@ -82,7 +82,7 @@ def write_checkpoint(folder: Path, shards: int = 3) -> list[str]:
 @pytest.fixture
 def local_files(tmp_path: Path) -> Iterator[list[str]]:
     """A cold checkpoint on a local disk, wherever this machine has one to write to."""
-    from vllm.sm12x.loading.filesystem import Kind, survey
+    from vllm.sm12x.loading.facts.filesystem import Kind, survey
 
     for place in (tmp_path, Path("/var/tmp"), Path.cwd()):
         if os.access(place, os.W_OK) and survey([place]).filesystems[0].kind is Kind.LOCAL:
@@ -94,7 +94,7 @@ def local_files(tmp_path: Path) -> Iterator[list[str]]:
 
 @pytest.fixture
 def tmpfs_files() -> Iterator[list[str]]:
-    from vllm.sm12x.loading.filesystem import Kind, survey
+    from vllm.sm12x.loading.facts.filesystem import Kind, survey
 
     if not os.access(SHM, os.W_OK) or survey([SHM]).filesystems[0].kind is not Kind.MEMORY:
         pytest.skip("needs a writable tmpfs on /dev/shm")
@@ -147,9 +147,10 @@ def test_shards_behind_links_are_looked_up_where_they_are(
 def test_a_gpu_without_memory_of_its_own_is_streamed_to(
     weight_utils: Any, local_files: list[str], ways: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vllm.sm12x.loading import facts, pages
+    from vllm.sm12x.loading import gather
+    from vllm.sm12x.loading.files import pages
 
-    monkeypatch.setattr(facts, "weights_share_memory", lambda: True)
+    monkeypatch.setattr(gather, "weights_share_memory", lambda: True)
     for file in local_files:
         Path(file).read_bytes()
     load(weight_utils, local_files)

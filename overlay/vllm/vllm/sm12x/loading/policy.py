@@ -7,14 +7,14 @@ hour. The size per rank and the local file systems are those of vllm-project/vll
 checkpoint that memory doesn't hold is the case of #40899. Neither needs memory for the checkpoint
 here: a window drops what is behind it, and a stream has its own few MiB.
 
-Everything here is pure; `facts` gathers what a decision rests on.
+Everything here is pure; `gather` asks for what a decision rests on.
 """
 
 from dataclasses import dataclass
 from enum import Enum
 
-from .filesystem import FileSystem, Kind
-from .memory import Memory
+from .facts.filesystem import FileSystem, Kind
+from .facts.memory import Memory
 
 GIB = 1024**3
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import pages
+from .files import pages
 from .policy import Decision, Way, decide
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Load:
     tools: dict[str, Any]
 
     def run(self, strategy: str | None) -> Weights:
-        from .facts import gather
+        from .gather import gather
 
         try:
             decision = decide(gather(self.files, strategy))
@@ -85,7 +85,7 @@ class Load:
         return "safetensors_load_strategy" in self.given
 
     def _weights(self, decision: Decision) -> Weights:
-        from .node import announce
+        from .facts.node import announce
 
         match decision.way:
             case Way.STREAM:
@@ -103,8 +103,8 @@ class Load:
 
     def _prefetch(self) -> None:
         """Start upstream's own threads, with the files that this rank reads for its machine."""
-        from .facts import world_size
-        from .node import find_neighbours
+        from .facts.node import find_neighbours
+        from .gather import world_size
 
         # Upstream shares out over the whole world, by taking each so many-th of the files that it
         # is given. Each machine has a page cache of its own, so here each is given so many times.
@@ -119,10 +119,10 @@ class Load:
 
     def _window(self, decision: Decision) -> Weights:
         from .. import envs
-        from .facts import reads_by_advice
-        from .mapped import mapped_tensors
-        from .node import find_neighbours
-        from .window import Shape, Window
+        from .facts.node import find_neighbours
+        from .gather import reads_by_advice
+        from .window.fill import Shape, Window
+        from .window.mapped import mapped_tensors
 
         checkpoint = self._checkpoint(decision, exact=False)
         by_advice = reads_by_advice(decision.facts)
@@ -138,8 +138,8 @@ class Load:
 
     def _stream(self, decision: Decision) -> Weights:
         from .. import envs
-        from .node import find_neighbours
-        from .stream import Sizes, streamed_tensors
+        from .facts.node import find_neighbours
+        from .stream.streamed import Sizes, streamed_tensors
 
         checkpoint = self._checkpoint(decision, exact=True)
         sizes = Sizes(
@@ -151,8 +151,8 @@ class Load:
         return streamed_tensors(checkpoint, sizes, self._progress(decision))
 
     def _checkpoint(self, decision: Decision, *, exact: bool) -> Any:
-        from .checkpoint import Checkpoint
-        from .facts import can_lock
+        from .files.checkpoint import Checkpoint
+        from .gather import can_lock
 
         checkpoint = Checkpoint(
             self.files,

@@ -17,6 +17,8 @@ from .choice import (
     cache_refuses,
     decide,
     describe_once,
+    not_sm12x,
+    sharing_refused,
     sinks_refused,
     triton_lacks,
 )
@@ -40,7 +42,7 @@ class Model:
     """The shape of a model's sparse attention.
 
     `sinks`: HY V4's, over V3.2's cache. `dense`: so many of its layers have no indexer and attend
-    to all tokens, which is upstream's code.
+    to all tokens, which is upstream's code. `dcp`: it is served with decode context parallelism.
     """
 
     layout: Cache
@@ -48,6 +50,7 @@ class Model:
     rope_dim: int
     sinks: bool = False
     dense: int = 0
+    dcp: bool = False
 
 
 def read_model(vllm_config: Any) -> Model | None:
@@ -73,6 +76,7 @@ def read_model(vllm_config: Any) -> Model | None:
         rope_dim=hf.qk_rope_head_dim,
         sinks=sinks,
         dense=dense,
+        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
     )
 
 
@@ -157,15 +161,20 @@ def choose(
     forced = envs.get(KNOB)
     if backend is not None and backend.name not in ours:
         return Choice(path=Route.UPSTREAM, why=f"{backend.name} is asked for")
-    capability = current_platform.get_device_capability()
+    found_capability = current_platform.get_device_capability()
+    capability = found_capability and (found_capability.major, found_capability.minor)
+    is_cuda = current_platform.is_cuda()
+    shared = sharing_refused(__version__, layout=model.layout) if model.dcp else ""
+    if shared and not not_sm12x(is_cuda, capability):
+        return Choice(path=Route.NONE, why=shared, unexpected=True)
     found = find_flashinfer()
     choice = decide(
-        is_cuda=current_platform.is_cuda(),
-        capability=None if capability is None else (capability.major, capability.minor),
+        is_cuda=is_cuda,
+        capability=capability,
         forced=forced,
         refusal=unasked(model, found) or refusal,
         danger=found.danger,
-        lacks=lacks or triton_lacks(__version__, layout=model.layout, rope_dim=model.rope_dim),
+        lacks=lacks or triton_lacks(layout=model.layout, rope_dim=model.rope_dim),
     )
     if backend is not None and choice.path is Route.UPSTREAM and forced is None and not lacks:
         return Choice(path=Route.TRITON, why=f"{backend.name} is asked for")

@@ -11,10 +11,10 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from . import pages
-from .checkpoint import Checkpoint, Shard, tensor_of_the_library, tensors_of_the_library
-from .headers import Entry
-from .window import Window
+from ..files import pages
+from ..files.checkpoint import Checkpoint, Shard, tensor_of_the_library, tensors_of_the_library
+from ..files.headers import Entry
+from .fill import Window
 
 
 def map_tensor(shard: Shard, entry: Entry) -> Any:

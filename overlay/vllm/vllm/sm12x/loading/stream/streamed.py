@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .checkpoint import Checkpoint, Shard, tensor_of_the_library, tensors_of_the_library
+from ..files.checkpoint import Checkpoint, Shard, tensor_of_the_library, tensors_of_the_library
+from ..files.headers import Entry
 from .foresight import Foresight
-from .headers import Entry
 from .lazy import lazy
 from .pieces import View
 from .reader import Reader, ShardReader

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from .headers import Entry
+from ..files.headers import Entry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from . import pages
-from .checkpoint import Shard
+from ..files import pages
+from ..files.checkpoint import Shard
 from .direct import open_direct
 from .pieces import HOLE, SHARED_HOLE, Piece, Read, View, cut, merge_small
 from .slots import Slots

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from . import pages
-from .checkpoint import Checkpoint, Shard
-from .node import ALONE, Neighbours
+from ..facts.node import ALONE, Neighbours
+from ..files import pages
+from ..files.checkpoint import Checkpoint, Shard
 from .spans import Span, cut, share_out
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import envs
-from . import pages
-from .filesystem import Kind, survey
-from .memory import measure
+from .facts.filesystem import Kind, survey
+from .facts.memory import measure
+from .files import pages
 from .policy import GIB, Facts, Way
 
 STRATEGY = "--safetensors-load-strategy"

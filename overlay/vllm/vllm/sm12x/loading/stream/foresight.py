@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .headers import Entry
+from ..files.headers import Entry
 from .pieces import View
 from .reader import Ahead, Reader, ShardReader
 
