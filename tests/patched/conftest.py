@@ -144,9 +144,9 @@ def have_flashinfer(
     monkeypatch.setenv("VLLM_HAS_FLASHINFER_CUBIN", "1")
     numbers = itertools.count()
 
-    def have(version: str = "0.7.2.post1") -> Path:
+    def have(version: str = "0.7.2.post1", **how: bool) -> Path:
         root = tmp_path / f"site-{next(numbers)}"
-        package: Path = flashinfer_wheels.install(root, version, imports=True)
+        package: Path = flashinfer_wheels.install(root, version, imports=True, **how)
         monkeypatch.syspath_prepend(root)
         forget_flashinfer(flashinfer)
         return package

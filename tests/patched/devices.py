@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Platforms of any capability for vLLM's own code to look at, and files of it loaded under them."""
+"""Platforms of any capability for vLLM's own code to look at, and files of it loaded under them.
 
+A platform is there for a while, and nothing of it stays: what vLLM remembers is forgotten before
+and after, and a module that is first imported meanwhile is imported on the process's own platform,
+to which `from vllm.platforms import current_platform` binds it for good.
+"""
+
+import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,6 +23,8 @@ import pytest
 
 # What `vllm/platforms/cuda.py` loads; a build for CUDA doesn't load beside a CPU build of torch.
 EXTENSIONS = ("vllm._C", "vllm._C_stable_libtorch", "vllm._qutlass_C")
+# What a platform is there instead of.
+INSTEAD_OF = "instead_of"
 # Packages of the overlay that only a seam on SM12x may import.
 ENTERED = ("vllm.sm12x.mla", "vllm.sm12x.ops", "vllm.sm12x.kernels", "vllm.sm12x.support")
 
@@ -63,7 +73,26 @@ def cuda_module() -> ModuleType:
 
 
 def use(device: Device, monkeypatch: pytest.MonkeyPatch, cuda: ModuleType | None = None) -> Any:
-    """Make vLLM's platform one on `device`; `cuda` is its module if it isn't the installed one."""
+    """Make vLLM's platform one on `device` for as long as `monkeypatch` lasts.
+
+    `cuda` is the module of CUDA's platform if it isn't the installed one.
+    """
+    import vllm.platforms
+
+    own = vllm.platforms.current_platform
+    own = vars(type(own)).get(INSTEAD_OF, own)
+    forget()
+    monkeypatch.setitem(AtTheEnd(), "forget", True)
+    monkeypatch.setattr(sys, "meta_path", [Imports(own), *sys.meta_path])
+    platform = become(device, monkeypatch, cuda)
+    setattr(type(platform), INSTEAD_OF, own)
+    return platform
+
+
+def become(device: Device, monkeypatch: pytest.MonkeyPatch, cuda: ModuleType | None = None) -> Any:
+    """Make vLLM's platform one on `device`, for a process of its own: what is imported then binds
+    to it, as on a real one.
+    """
     import vllm.platforms
     from vllm.platforms.interface import DeviceCapability, Platform, PlatformEnum
 
@@ -73,10 +102,67 @@ def use(device: Device, monkeypatch: pytest.MonkeyPatch, cuda: ModuleType | None
         "_enum": PlatformEnum[device.platform.upper()],
         "get_device_capability": classmethod(lambda cls, device_id=0: capability),
         "get_device_name": classmethod(lambda cls, device_id=0: str(device)),
+        "num_compute_units": classmethod(lambda cls, device_id=0: 48),
     }
     platform = type("Platform", (bases[device.platform],), members)()
     monkeypatch.setattr(vllm.platforms, "_current_platform", platform)
     return platform
+
+
+class AtTheEnd(dict[str, bool]):
+    """Forgets when its item is taken out, which MonkeyPatch does after it has restored all else."""
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        forget()
+
+
+class Imports(MetaPathFinder):
+    """Finds vLLM's modules, which run on the process's own platform."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name.startswith("vllm.") else None
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = OnItsOwn(spec.loader.name, spec.loader.path)
+            spec.loader.own = self.own
+        return spec
+
+
+class OnItsOwn(SourceFileLoader):
+    """Runs a module while vLLM's platform is the process's own."""
+
+    own: Any
+
+    def exec_module(self, module: ModuleType) -> None:
+        import vllm.platforms
+
+        before, vllm.platforms._current_platform = vllm.platforms._current_platform, self.own
+        try:
+            super().exec_module(module)
+        finally:
+            vllm.platforms._current_platform = before
+
+
+def forget() -> None:
+    """Empty the caches of vLLM's functions and methods: a platform's answers are in them."""
+    for name, module in list(sys.modules.items()):
+        # None is how a test says that there is no such module.
+        if name.partition(".")[0] == "vllm" and module is not None:
+            for value in list(vars(module).values()):
+                clear(value)
+                if isinstance(value, type) and value.__module__ == name:
+                    for member in list(vars(value).values()):
+                        clear(getattr(member, "__func__", member))
+
+
+def clear(function: Any) -> None:
+    if isinstance(function, functools._lru_cache_wrapper):
+        function.cache_clear()
 
 
 def load(path: Path, monkeypatch: pytest.MonkeyPatch, package: str = "vllm") -> ModuleType:

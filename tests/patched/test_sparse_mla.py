@@ -187,6 +187,26 @@ def test_they_take_flashinfer_where_it_serves_them(
     assert select(device) == (FLASHINFER if has_own_path else OURS)
 
 
+@pytest.mark.parametrize("says", [True, False])
+@pytest.mark.parametrize("metadata", [True, False])
+def test_a_flashinfer_without_metadata_is_asked_as_another_is(
+    select: Callable[..., str],
+    have_flashinfer: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    has_own_path: bool,
+    says: bool,
+    metadata: bool,
+) -> None:
+    from vllm.sm12x.mla import select as module
+
+    told: list[Any] = []
+    monkeypatch.setattr(module, "describe_once", lambda choice, _log: told.append(choice))
+    have_flashinfer(says=says, metadata=metadata)
+    assert select(SM120) == (FLASHINFER if has_own_path else OURS)
+    (choice,) = told
+    assert choice.triton is not has_own_path and not choice.unexpected
+
+
 def test_a_flashinfer_that_does_not_import_is_none(
     select: Callable[..., str], have_flashinfer: Callable[..., Path]
 ) -> None:

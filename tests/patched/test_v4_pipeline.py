@@ -104,7 +104,8 @@ def build(
         )
         monkeypatch.setattr(groups, "_PP", stage)
         config = VllmConfig()
-        # On a GPU's platform the second one would be compiled, with operators that a CPU lacks.
+        # A GPU's platform turns compilation on, and layers then look for compiled operators as
+        # they are made. What stages add is traced as one graph below, without the compiler.
         config.compilation_config.mode = CompilationMode.NONE
         config.cache_config = CacheConfig(cache_dtype="fp8", block_size=256)
         hf = small_config()
@@ -237,10 +238,18 @@ def test_each_stage_loads_its_part_of_a_checkpoint(
     assert held == set(expected)
 
 
+@pytest.mark.parametrize("traced", [False, True])
 def test_what_a_stage_hands_on_is_what_one_rank_goes_on_with(
-    build: Callable[..., Any], models: ModuleType, base: Version, monkeypatch: pytest.MonkeyPatch
+    build: Callable[..., Any],
+    models: ModuleType,
+    base: Version,
+    monkeypatch: pytest.MonkeyPatch,
+    traced: bool,
 ) -> None:
-    """The model's own forward; its layers, which want a GPU, are simple ones, each another."""
+    """The model's own forward; its layers, which want a GPU, are simple ones, each another.
+
+    `traced`: as one graph, as vLLM compiles it. What Dynamo can't trace would stop a server.
+    """
     import torch
     from vllm.sequence import IntermediateTensors
 
@@ -258,7 +267,11 @@ def test_what_a_stage_hands_on_is_what_one_rank_goes_on_with(
             model.embed_tokens.weight.data.copy_(table)
         if rank == ranks - 1:
             model.norm.forward = lambda one: one
-        return type(model).forward(model, ids, positions, received)
+        forward = type(model).forward
+        if traced:
+            torch._dynamo.reset()
+            forward = torch.compile(forward, backend="eager", fullgraph=True)
+        return forward(model, ids, positions, received)
 
     class Layer(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, index: int) -> None:

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.filterwarnings("default")
 SCRIPT = Path(__file__).with_name("whole_models.py")
 SM12X, OTHERS = ["12.0", "12.1"], ["10.0", "9.0"]
 COMPRESSED = ["V4-Flash", "V4-Pro", "V4.1-Flash"]
-SPARSE = ["V3.2", "GLM-5.2", "GLM-5.3-Flash", "HY V4"]
-SINCE = {"V4.1-Flash": "0.30", "GLM-5.3-Flash": "0.30", "HY V4": "0.33"}
+MIXED = "HY V4 with a dense layer"
+SPARSE = ["V3.2", "GLM-5.2", "GLM-5.3-Flash", "HY V4", MIXED]
+SINCE = {"V4.1-Flash": "0.30", "GLM-5.3-Flash": "0.30", "HY V4": "0.33", MIXED: "0.33"}
 OURS = "vllm.sm12x."
 
 
@@ -81,7 +82,12 @@ def test_v32_and_its_kind_attend_through_our_backend(
     found = model_of(made, device, name, base)
     sparse = {backend for backend in attention(found, 1) if "Sparse" in backend}
     assert sparse == {f"{OURS}mla.backend.SparseBackend"}
-    assert found["cache_dtype"] == ("fp8_ds_mla" if base >= Version("0.24") else "auto")
+    # What attends to all tokens, which is upstream's, reads no packed cache.
+    packed = base >= Version("0.24") and name != MIXED
+    assert found["cache_dtype"] == ("fp8_ds_mla" if packed else "auto")
+    others = attention(found, 1) - sparse
+    assert not any(OURS in backend for backend in others)
+    assert bool(others) is (name == MIXED)
 
 
 @pytest.mark.parametrize("device", SM12X + OTHERS)

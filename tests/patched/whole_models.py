@@ -120,6 +120,9 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "HY V4": ("HYV4Config", "HYV4ForCausalLM",
         DSA | {"layer_types": ["deepseek_sparse_attention"] * 2},
     ),
+    "HY V4 with a dense layer": ("HYV4Config", "HYV4ForCausalLM",
+        DSA | {"layer_types": ["full_attention", "deepseek_sparse_attention"]},
+    ),
     "Llama 4": ("Llama4TextConfig", "Llama4ForCausalLM", {}),
 }  # fmt: skip
 
@@ -129,7 +132,7 @@ def main() -> None:
     device = devices.Device(platform, (int(major), int(minor)))
     patch = pytest.MonkeyPatch()
     declare_torchvision_operators()
-    devices.use(device, patch)
+    devices.become(device, patch)
     have_extensions(patch)
     # vLLM looks at a model's class in a process of its own, which would have another platform.
     registry = importlib.import_module("vllm.model_executor.models.registry")

@@ -5,7 +5,15 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..support.choice import Cache, Choice, Route, cannot_share, describe_once, vllm_refuses
+from ..support.choice import (
+    Cache,
+    Choice,
+    Route,
+    cannot_share,
+    dense_without_sinks,
+    describe_once,
+    vllm_refuses,
+)
 from ..support.flashinfer import flashinfer_v4_shapes
 from ..support.route import Model, choose, has_own_path, read_model
 from .deep_gemm import describe
@@ -31,6 +39,7 @@ def adjust(vllm_config: Any) -> None:
     if model is None:
         return
     describe()
+    warn_of_sinks(model)
     choice = path_of(model, vllm_config)
     if model.dcp and choice.path is Route.NONE:
         ranks = vllm_config.parallel_config.decode_context_parallel_size
@@ -44,8 +53,24 @@ def adjust(vllm_config: Any) -> None:
     cache_config = vllm_config.cache_config
     # Upstream's SM12x path, which comes with v0.24, reads "auto" so.
     if model.layout is Cache.V32 and has_own_path() and cache_config.cache_dtype == "auto":
+        if model.dense:
+            logger.info(
+                "Sparse MLA on SM12x: the KV cache stays unpacked, because %d layers have no "
+                "indexer, and no backend for those reads fp8_ds_mla.",
+                model.dense,
+            )
+            return
         logger.info("Sparse MLA on SM12x: the KV cache is fp8_ds_mla unless another is asked for.")
         cache_config.cache_dtype = "fp8_ds_mla"
+
+
+def warn_of_sinks(model: Model) -> None:
+    """Say what upstream's code doesn't compute of this model."""
+    from vllm.version import __version__
+
+    lost = dense_without_sinks(__version__, sinks=model.sinks, dense=model.dense)
+    if lost:
+        logger.warning("Sparse MLA on SM12x: %s.", lost)
 
 
 def path_of(model: Model, vllm_config: Any) -> Choice:

@@ -10,6 +10,7 @@ import torch
 
 from .. import envs
 from ..layouts import describe
+from . import logits_buffer
 from .checks import check_runnable, check_tensor
 
 __all__ = [
@@ -25,8 +26,6 @@ EQUATION = "bhr,hdr->bhd"
 RECIPES = ((1, 128, 128), (1, 1, 128))
 GROUP = 128
 TILED = "VLLM_DEEP_GEMM_SM120_PAGED_MQA_TILED"
-# Rows of logits start at multiples of 16 bytes: what picks the largest of them reads so much.
-ROW_ALIGNMENT = 4
 SCALE_BYTES = 4
 
 Scaled = tuple[torch.Tensor, torch.Tensor]
@@ -60,7 +59,7 @@ def fp8_fp4_mqa_logits(
     check_tensor("cu_seqlen_ks", cu_seqlen_ks, (m,), torch.int32, values.device)
     check_tensor("cu_seqlen_ke", cu_seqlen_ke, (m,), torch.int32, values.device)
     check_runnable("fp8_fp4_mqa_logits", values.device, "logits.mqa_logits")
-    out = _logits(m, n, values.device, clean=clean_logits)
+    out = logits_buffer.logits(m, n, values.device, clean=clean_logits)
     if m and n:
         # Not before it is needed: Triton takes a while to import and isn't everywhere.
         from ..kernels.mqa_logits import mqa_logits
@@ -111,7 +110,7 @@ def fp8_fp4_paged_mqa_logits(
     check_tensor("context_lens", context_lens, lengths, torch.int32, device)
     check_tensor("block_tables", block_tables, (b, "blocks"), torch.int32, device)
     check_runnable("fp8_fp4_paged_mqa_logits", device, "logits.paged_mqa_logits")
-    out = _logits(b * next_n, max_model_len, device, clean=clean_logits)
+    out = logits_buffer.logits(b * next_n, max_model_len, device, clean=clean_logits)
     if out.numel():
         from ..kernels.paged_mqa_logits import paged_mqa_logits
 
@@ -218,15 +217,6 @@ def _paged_cache(cache: torch.Tensor, dim: int, device: torch.device) -> torch.T
             "page in one piece and starting at a multiple of 4 bytes"
         )
     return cache.squeeze(2)
-
-
-def _logits(rows: int, columns: int, device: torch.device, *, clean: bool) -> torch.Tensor:
-    shape = (rows, -(-columns // ROW_ALIGNMENT) * ROW_ALIGNMENT)
-    if clean:
-        out = torch.full(shape, -torch.inf, dtype=torch.float32, device=device)
-    else:
-        out = torch.empty(shape, dtype=torch.float32, device=device)
-    return out[:, :columns]
 
 
 def _check_scales(scales: torch.Tensor, shape: tuple[int, int, int], device: torch.device) -> None:

@@ -170,6 +170,20 @@ def sinks_refused(vllm_version: str, *, sinks: bool) -> str:
     return ""
 
 
+def dense_without_sinks(vllm_version: str, *, sinks: bool, dense: int) -> str:
+    """Say that upstream's code leaves the sinks of `dense` layers out, or nothing.
+
+    A layer without an indexer takes sinks from a backend for dense MLA, and none for SM12x has
+    them. A release newer than those looked at may.
+    """
+    if not (sinks and dense) or release_of(vllm_version)[:2] > LOOKED_AT:
+        return ""
+    return (
+        f"{dense} of this model's layers have no indexer, and vLLM's dense MLA for SM12x computes "
+        "them without the attention sinks that they were trained with"
+    )
+
+
 def _without_triton(reason: str, refusal: str, *, unexpected: bool) -> Choice:
     if refusal:
         return Choice(path=Route.NONE, why=f"{reason}, and {refusal}", unexpected=True)

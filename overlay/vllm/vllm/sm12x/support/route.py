@@ -32,18 +32,24 @@ FIELDS = {
     Cache.V4: ("index_topk", "qk_rope_head_dim", "num_attention_heads", "sliding_window"),
     Cache.V32: ("index_topk", "qk_rope_head_dim"),
 }
+HY_V4 = "hy_v4"
+# What HY V4's class calls a layer with an indexer.
+INDEXED = ("sparse_attention", "sparse", "indexed_attention", "deepseek_sparse_attention")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache. `dcp`: it is
-    served with decode context parallelism.
+    """The shape of a model's sparse attention.
+
+    `sinks`: HY V4's, over V3.2's cache. `dense`: so many of its layers have no indexer and attend
+    to all tokens, which is upstream's code. `dcp`: it is served with decode context parallelism.
     """
 
     layout: Cache
     index_topk: int
     rope_dim: int
     sinks: bool = False
+    dense: int = 0
     dcp: bool = False
 
 
@@ -61,13 +67,31 @@ def read_model(vllm_config: Any) -> Model | None:
         return None
     # V4's sinks are a part of its layout, V3.2's are HY V4's alone.
     sinks = layout is Cache.V32 and bool(getattr(hf, "learnable_sink", False))
+    indexers, dense = layers_of(hf)
+    if dense and not indexers:
+        return None
     return Model(
         layout=layout,
         index_topk=hf.index_topk,
         rope_dim=hf.qk_rope_head_dim,
         sinks=sinks,
+        dense=dense,
         dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
     )
+
+
+def layers_of(hf: Any) -> tuple[int, int]:
+    """How many layers of a model have an indexer, and how many have none.
+
+    HY V4 goes by `layer_types`, and no layer has one where they aren't given. In other models with
+    `index_topk` all have.
+    """
+    layers = getattr(hf, "num_hidden_layers", None)
+    if type(layers) is not int or getattr(hf, "model_type", None) != HY_V4:
+        return 1, 0
+    kinds = getattr(hf, "layer_types", None) or ()
+    indexers = sum(kind in INDEXED for kind in kinds[:layers])
+    return indexers, layers - indexers
 
 
 def _layout(hf: Any) -> Cache | None:

@@ -2,7 +2,6 @@
 """HY V4 has a logit a head that takes part in the softmax: the real layer hands it to our backend.
 
 Upstream's layer asks the selected backend whether it can, and goes on without sinks where it can't.
-What vLLM remembers of a GPU's platform then stays: the tests of whole Llama 4 models come before.
 """
 
 import dataclasses
@@ -24,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 __all__ = ["functions"]  # a fixture
 
 HEADS, WIDTH, ROWS, SCALE, TOPK = 8, 256, 2, 0.06, 64
+DENSE, SPARSE = 0, 1  # layers of the model
 SIZES = {"qk_nope_head_dim": 32, "qk_rope_head_dim": 64, "v_head_dim": 32}
 
 
@@ -84,7 +84,7 @@ def make(
         parallel_state.init_distributed_environment(1, 0, where, 0, "gloo")
         parallel_state.initialize_model_parallel(1)
 
-    def layer(cache_dtype: str, device: Device = SM120) -> Any:
+    def layer(cache_dtype: str, device: Device = SM120, *, index: int = SPARSE) -> Any:
         config = configured(cache_dtype)
         devices.use(device, monkeypatch)
         hf = config.model_config.hf_config
@@ -96,9 +96,9 @@ def make(
                     vllm_config=config, config=hf, hidden_size=WIDTH, num_heads=HEADS,
                     q_lora_rank=hf.q_lora_rank, kv_lora_rank=hf.kv_lora_rank,
                     max_position_embeddings=4096, cache_config=config.cache_config,
-                    prefix="model.layers.1.self_attn",
+                    prefix=f"model.layers.{index}.self_attn",
                     topk_indices_buffer=torch.zeros(16, TOPK, dtype=torch.int32),
-                    layer_idx=1, **SIZES,
+                    layer_idx=index, **SIZES,
                 )  # fmt: skip
         finally:
             torch.set_default_dtype(before)
@@ -106,6 +106,59 @@ def make(
     yield layer
     parallel_state.destroy_model_parallel()
     parallel_state.destroy_distributed_environment()
+
+
+@pytest.mark.parametrize("device", SM12X, ids=str)
+@pytest.mark.parametrize(
+    ("kinds", "cache_dtype", "ours", "lost"),
+    [
+        (["deepseek_sparse_attention"] * 2, "fp8_ds_mla", True, ""),
+        (["full_attention", "deepseek_sparse_attention"], "auto", True, "1 of this model's layers"),
+        (["full_attention"] * 2, "auto", False, ""),
+        (None, "auto", False, ""),
+    ],
+)
+def test_a_cache_is_packed_where_every_layer_reads_it_and_lost_sinks_are_told(
+    layers: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    device: Device,
+    kinds: list[str] | None,
+    cache_dtype: str,
+    ours: bool,
+    lost: str,
+) -> None:
+    from vllm.sm12x.mla import config as module
+    from vllm.sm12x.support.route import read_model
+
+    told: list[str] = []
+    monkeypatch.setattr(module.logger, "warning", lambda text, *args: told.append(text % args))
+    devices.use(device, monkeypatch)
+    config = configured("auto")
+    config.model_config.hf_config.layer_types = kinds
+    module.adjust(config)
+    assert config.cache_config.cache_dtype == cache_dtype
+    assert (read_model(config) is not None) is ours
+    assert len(told) == bool(lost)
+    assert all(lost in line and "sinks" in line for line in told)
+
+
+def test_upstreams_dense_layers_have_no_sinks_and_read_no_packed_cache(
+    make: Callable[..., Any], layers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why it is told, and why the cache isn't packed: where this fails, vLLM has got better."""
+    bound: list[Any] = []
+    monkeypatch.setattr(layers, "MLAAttention", lambda **given: bound.append(given))
+    layer = make("auto", index=DENSE)
+    (given,) = bound
+    assert not given["use_sparse"] and given["attn_backend"] is None and "sinks" not in given
+    assert layer.learnable_sink_param is not None
+
+
+def test_upstreams_dense_layers_cannot_be_made_over_a_packed_cache(
+    make: Callable[..., Any],
+) -> None:
+    with pytest.raises(ValueError, match=r"TRITON_MLA: \[kv_cache_dtype not supported"):
+        make("fp8_ds_mla", index=DENSE)
 
 
 @pytest.mark.parametrize("device", SM12X, ids=str)
