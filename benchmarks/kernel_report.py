@@ -16,12 +16,11 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import tables
+from benchmarks import kept, sass, tables
 
 if TYPE_CHECKING:
     from benchmarks.compiled import Build, Measured
@@ -151,32 +150,69 @@ def find_overlay() -> None:
         sys.path.append(str(ROOT / "overlay" / "vllm"))
 
 
-def measure_all(*, upstream: bool, only: str = "") -> dict[int, list[Result]]:
-    """Our kernels whose labels the pattern `only` finds, and vLLM's if asked for, by capability."""
-    from benchmarks.compiled import measure
+def measure_all(
+    *, upstream: bool, only: str = "", keep: Path | None = None
+) -> dict[int, list[Result]]:
+    """Our kernels whose labels the pattern `only` finds, and vLLM's if asked for, by capability.
+
+    keep: where what is measured of ours is kept, and read if nothing that decides it has changed.
+    """
     from benchmarks.our_kernels import our_builds
 
-    results: dict[int, list[Result]] = {}
+    builds = {capability: list(our_builds(capability)) for capability in CAPABILITIES}
+    places = [
+        (capability, place)
+        for capability, several in builds.items()
+        for place, build in enumerate(several)
+        if re.search(only, build.label)
+    ]
+    results: dict[int, list[Result]] = {capability: [] for capability in CAPABILITIES}
+    for (capability, place), code in zip(places, kept_or_measured(places, keep), strict=True):
+        build = builds[capability][place]
+        results[capability].append(Result(build=build, found=code, ours=True))
+    if upstream:
+        measure_upstreams(results)
+    return results
+
+
+def kept_or_measured(places: list[tuple[int, int]], keep: Path | None) -> list[Measured]:
+    """What the code of our kernels says, in their order."""
+    from benchmarks.compiled import Measured
+
+    inputs = inputs_of(places) if keep else ""
+    found = kept.read(keep, inputs) if keep else None
+    if found is not None:
+        print(f"as measured before: {keep}/{inputs}.json", file=sys.stderr)
+        return [Measured(**one) for one in found]
     # Triton takes seconds for some kernels.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for capability in CAPABILITIES:
-            every = list(our_builds(capability))
-            places = [i for i, build in enumerate(every) if re.search(only, build.label)]
-            builds = [every[i] for i in places]
-            codes = pool.map(measure_ours, repeat(capability), places)
-            results[capability] = [
-                Result(build=build, found=code, ours=True)
-                for build, code in zip(builds, codes, strict=True)
-            ]
-    if upstream:
-        from benchmarks.upstream_kernels import upstream_builds
+        codes = list(pool.map(measure_ours, *zip(*places, strict=True)))
+    if keep:
+        kept.write(keep, inputs, [asdict(code) for code in codes])
+    return codes
 
-        with tempfile.TemporaryDirectory() as folder:
-            for build in upstream_builds(Path(folder)):
-                for capability in CAPABILITIES:
-                    code = measure(build, capability)
-                    results[capability].append(Result(build=build, found=code, ours=False))
-    return results
+
+def inputs_of(places: list[tuple[int, int]]) -> str:
+    """The digest of all that decides what is measured: our modules, Triton and the tools."""
+    import triton
+
+    tools = sass.tools()
+    files = dict(kept.our_modules(sys.modules))
+    files[Path(__file__).name] = Path(__file__)
+    files |= kept.files_below(Path(triton.__file__).parent)
+    files |= {f"tool {path.name}": path for path in tools}
+    return kept.digest([triton.__version__, *map(str, places)], files)
+
+
+def measure_upstreams(results: dict[int, list[Result]]) -> None:
+    from benchmarks.compiled import measure
+    from benchmarks.upstream_kernels import upstream_builds
+
+    with tempfile.TemporaryDirectory() as folder:
+        for build in upstream_builds(Path(folder)):
+            for capability in CAPABILITIES:
+                code = measure(build, capability)
+                results[capability].append(Result(build=build, found=code, ours=False))
 
 
 def measure_ours(capability: int, place: int) -> Measured:
@@ -226,6 +262,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--no-upstream", action="store_true", help="leave vLLM's kernels out")
     parser.add_argument("--only", default="", metavar="PATTERN", help="only kernels named so")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what is measured there")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
     parser.add_argument("--write-budget", action="store_true", help="take what is as the budget")
     parser.add_argument("--write-docs", action="store_true", help="put the tables into docs")
@@ -236,7 +273,9 @@ def main() -> int:
     from benchmarks.sass import ToolError
 
     try:
-        results = measure_all(upstream=not options.no_upstream, only=options.only)
+        results = measure_all(
+            upstream=not options.no_upstream, only=options.only, keep=options.keep
+        )
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return TOOL_MISSING

@@ -28,7 +28,9 @@ HEAD = """\
 On devices of capability 12.0 and 12.1, with the FlashInfer that each release pins and no knob set.
 `triton` is the overlay's kernels, `upstream` is vLLM's own path through FlashInfer, `none` is a
 model that nobody serves there. A number is a reason below; `with drafts` is with speculative
-decoding, where that differs. On other devices everything is upstream's.
+decoding, where that differs. On other devices everything is upstream's. With decode context
+parallelism the overlay hands on the LSE of upstream's path as well; where it says `none`, serve
+with `--decode-context-parallel-size 1`.
 
 `python -m vllm.sm12x.doctor --device 12.1` says the same of what is installed, on any machine, and
 `VLLM_TRITON_MLA_SPARSE` chooses by hand. This page is written by two commands, after `bases add`:

@@ -249,6 +249,16 @@ def innermost_loops(code: Sequence[Instruction]) -> Iterator[Loop]:
             yield Loop(code=tuple(code[start : end + 1]))
 
 
+def tools() -> Iterator[Path]:
+    """The files of what reads machine code: cuobjdump has nvdisasm list it."""
+    cuobjdump = Path(_cuobjdump()).resolve()
+    yield cuobjdump
+    beside = cuobjdump.with_name("nvdisasm")
+    named = str(beside) if beside.exists() else shutil.which("nvdisasm")
+    if named:
+        yield Path(named).resolve()
+
+
 def _run(option: str, path: Path) -> str:
     done = subprocess.run([_cuobjdump(), option, str(path)], capture_output=True, text=True)
     return done.stdout + done.stderr

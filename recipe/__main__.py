@@ -2,17 +2,35 @@
 """``python -m recipe``: what build.py hands over to."""
 
 import os
+import signal
 import sys
 
-from recipe.cli.main import main
 
-# They were for this process; an interpreter we start finds its modules and its cache by itself.
-for name in ("PYTHONPATH", "PYTHONSAFEPATH", "PYTHONPYCACHEPREFIX"):
-    os.environ.pop(name, None)
-# A git hook or `git rebase --exec` sets GIT_DIR and more for the repository it runs in; our git
-# works on others. How git reaches a server stays the user's choice.
-for name in [name for name in os.environ if name.startswith("GIT_")]:
-    if not name.startswith(("GIT_SSH", "GIT_SSL", "GIT_HTTP", "GIT_PROXY", "GIT_ASKPASS")):
-        del os.environ[name]
+def start() -> int:
+    """The exit code. build.py holds Ctrl-C back until here, where it can be answered."""
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        # Before the imports: what is imported may read them, and they aren't ours.
+        from recipe.ground.callers import dropped
 
-sys.exit(main(sys.argv[1:]))
+        for name in dropped(os.environ):
+            del os.environ[name]
+        from recipe.cli.main import main
+
+        return main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        print(
+            f"error: the environment {sys.prefix} is damaged: {error}\n"
+            f"  next: rm -r {sys.prefix}   # python build.py makes it anew",
+            file=sys.stderr,
+        )
+        return 8
+
+
+if __name__ == "__main__":
+    status = start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left is Python's own end
+    sys.exit(status)

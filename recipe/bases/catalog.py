@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import http
+import http.client
 import io
 import json
 import re
-import urllib.request
+import struct
 import zipfile
+import zlib
 from dataclasses import replace
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import parse_wheel_filename
@@ -17,14 +20,40 @@ from packaging.version import Version
 
 from recipe.bases import pins
 from recipe.bases.components import component_name
-from recipe.bases.download import Link, list_files, list_release
-from recipe.bases.releases import SCHEMA, Archive, Base, Bases, InnerPin, load_bases
+from recipe.bases.download import SECONDS_WITHOUT_A_BYTE, Link, list_files, list_release
+from recipe.bases.index import opened
+from recipe.bases.releases import (
+    LARGEST_ARCHIVE,
+    SCHEMA,
+    Archive,
+    Base,
+    Bases,
+    InnerPin,
+    load_bases,
+)
 from recipe.bases.sources import import_sdist
+from recipe.bases.transfer import OPENING_SECONDS, within
 from recipe.ground.errors import SourceError, UsageError
+from recipe.ground.lock import hold_folder
 from recipe.ground.log import say
 from recipe.ground.project import Project
+from recipe.ground.scratch import write_whole
 from recipe.objects.git import Store
+from recipe.objects.members import check_members
+from recipe.objects.names import escaped, wrong_file_name
 
+ANOTHER = "use another index: PIP_INDEX_URL=... python build.py bases add vX.Y.Z"
+# What a zip archive on somebody's server lets through the libraries that read it.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,  # an encrypted member; NotImplementedError: a method that isn't known
+    http.client.HTTPException,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 MACHINES = ("x86_64", "aarch64")
 HEAD = """\
 # The pinned upstream releases, oldest first. Written by: python build.py bases add vX.Y.Z
@@ -49,6 +78,8 @@ def pin_release(project: Project, tag: str) -> Base:
     wheels = {machine: newest_wheel(links, machine) for machine in MACHINES}
     say(f"pinning {tag}: {sdist.name}")
     store, commit = import_sdist(project, sdist, version, offline=False)
+    kept = project.cache / "downloads" / sdist.sha256 / sdist.name
+    sdist = replace(sdist, size=kept.stat().st_size, tree=store.tree_of(commit))
     return read_tree(store, commit, tag, sdist, wheels)
 
 
@@ -67,17 +98,20 @@ def read_tree(store: Store, commit: str, tag: str, sdist: Archive, wheels: dict[
         cuda=pins.cuda_version(read),
         python=SpecifierSet(pins.python_range(read)),
         sdist=sdist,
-        wheels={machine: archive_of(link) for machine, link in wheels.items()},
+        wheels={m: archive_of(link, remote_size(link.url)) for m, link in wheels.items()},
         components=remote_components(wheels["x86_64"].url),
         deepgemm=next(pin for pin in inner if pin.name == "deepgemm"),
         inner=inner,
     )
 
 
-def archive_of(link: Link) -> Archive:
-    if link.sha256 is None:
-        raise SourceError(f"the index gives no sha256 for {link.name}", next="use another index")
-    return Archive(name=link.name, sha256=link.sha256)
+def archive_of(link: Link, size: int | None = None, tree: str | None = None) -> Archive:
+    """The file as it is pinned; SourceError for what the index can't have meant."""
+    if why := wrong_file_name(link.name):
+        raise SourceError(f"the index names {escaped(link.name)}, which {why}", next=ANOTHER)
+    if link.sha256 is None or not re.fullmatch(r"[0-9a-f]{64}", link.sha256):
+        raise SourceError(f"the index gives no sha256 for {link.name}", next=ANOTHER)
+    return Archive(name=link.name, sha256=link.sha256, size=size, tree=tree)
 
 
 def newest_wheel(links: list[Link], machine: str) -> Link:
@@ -88,18 +122,31 @@ def newest_wheel(links: list[Link], machine: str) -> Link:
     return max(wheels, key=lambda link: parse_wheel_filename(link.name)[2])
 
 
+def remote_size(url: str) -> int:
+    try:
+        return RemoteFile(url).size
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise unread(url, error) from None
+
+
 def remote_components(url: str) -> tuple[str, ...]:
     """The compiled extensions of a wheel on the index, from its central directory alone."""
     try:
         with zipfile.ZipFile(io.BufferedReader(RemoteFile(url), 1 << 18)) as wheel:
+            check_members(wheel, lambda name, why: ValueError(f"{name} {why}"))
             members = wheel.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
-        raise SourceError(
-            f"the members of {url.rsplit('/', 1)[-1]} could not be read from the index: {error}",
-            means="Nothing was pinned.",
-            next="check the network and run it again; the index's server must answer ranges",
-        ) from None
+    except UNREADABLE as error:
+        raise unread(url, error) from None
     return tuple(sorted({component_name(name) for name in members if name.endswith(".so")}))
+
+
+def unread(url: str, error: Exception) -> SourceError:
+    name, why = escaped(url.rsplit("/", 1)[-1])[1:-1], escaped(str(error))[1:-1]
+    return SourceError(
+        f"the members of {name} could not be read from the index: {why}",
+        means="Nothing was pinned.",
+        next="check the network and run it again; the index's server must answer ranges",
+    )
 
 
 class RemoteFile(io.RawIOBase):
@@ -108,8 +155,12 @@ class RemoteFile(io.RawIOBase):
     def __init__(self, url: str) -> None:
         self.url = url
         self.position = 0
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD")) as answer:
-            self.size = int(answer.headers["Content-Length"])
+        how: dict[str, Any] = {"headers": {}, "timeout": SECONDS_WITHOUT_A_BYTE, "method": "HEAD"}
+        with within(OPENING_SECONDS, lambda: opened(url, **how)) as answer:
+            length = answer.headers["Content-Length"] or "0"
+        self.size = int(length) if re.fullmatch(r"\d{1,12}", length) else 0
+        if not 0 < self.size <= LARGEST_ARCHIVE:
+            raise OSError("the server doesn't say a size that the file can have")
 
     def readable(self) -> bool:
         return True
@@ -127,19 +178,27 @@ class RemoteFile(io.RawIOBase):
         if last < self.position:
             return 0
         wanted = {"Range": f"bytes={self.position}-{last}"}
-        with urllib.request.urlopen(urllib.request.Request(self.url, headers=wanted)) as answer:
-            if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
-                raise OSError("the server doesn't answer ranges")
-            content = answer.read(last - self.position + 1)
+        content = within(OPENING_SECONDS, lambda: self.range(wanted, last - self.position + 1))
         buffer[: len(content)] = content
         self.position += len(content)
         return len(content)
+
+    def range(self, wanted: dict[str, str], count: int) -> bytes:
+        with opened(self.url, headers=wanted, timeout=SECONDS_WITHOUT_A_BYTE) as answer:
+            if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+                raise OSError("the server doesn't answer ranges")
+            return bytes(answer.read(count))
 
 
 def newer(bases: Bases) -> list[str]:
     """Releases the index has that are newer than the newest pinned one, oldest first."""
     latest = bases.releases[-1].version
-    found = {Version(version) for version, link in list_files("vllm") if is_source(link)}
+    sources = (version for version, link in list_files("vllm") if is_source(link))
+    found = {
+        Version(version)
+        for version in sources
+        if re.fullmatch(r"\d{1,6}(\.\d{1,6}){1,4}([a-z.]{1,5}\d{1,6})*", version)
+    }
     return [f"v{v}" for v in sorted(found) if v > latest and not v.is_prerelease]
 
 
@@ -149,19 +208,32 @@ def is_source(link: Link) -> bool:
 
 def add(project: Project, tags: list[str]) -> Bases:
     """Pin the releases and write bases.toml anew, the others as they were."""
-    old = load_bases(project.bases_file) if project.bases_file.exists() else None
-    releases = {base.tag: base for base in old.releases} if old else {}
-    for tag in tags:
-        before = releases.get(tag)
-        new = pin_release(project, tag)
-        releases[tag] = new if before is None else replace(new, lifted=before.lifted)
-    ordered = tuple(sorted(releases.values(), key=lambda base: base.version))
-    bases = Bases(revision=old.revision if old else 1, releases=ordered)
-    temporary = project.bases_file.with_suffix(".part")
-    temporary.write_text(render(bases), encoding="utf-8", newline="\n")
-    load_bases(temporary)
-    temporary.rename(project.bases_file)
+    pinned = {tag: pin_release(project, tag) for tag in tags}
+    # Minutes later: what another run has pinned meanwhile stays.
+    with hold_folder(project.root, project.cache, "bases.toml"):
+        old = load_bases(project.bases_file) if project.bases_file.exists() else None
+        releases = {base.tag: base for base in old.releases} if old else {}
+        for tag, new in pinned.items():
+            before = releases.get(tag)
+            new = replace(new, inner=with_proofs(new.inner, old))
+            releases[tag] = new if before is None else replace(new, lifted=before.lifted)
+        ordered = tuple(sorted(releases.values(), key=lambda base: base.version))
+        bases = Bases(revision=old.revision if old else 1, releases=ordered)
+        write_whole(project.bases_file, render(bases).encode(), check=load_bases)
     return bases
+
+
+def with_proofs(inner: tuple[InnerPin, ...], old: Bases | None) -> tuple[InnerPin, ...]:
+    """The pins with the commits and trees that are known of the same pins of other releases: what
+    upstream's CMake names is a tag at times, and a tag can be moved."""
+    known = {
+        (pin.repository, pin.pin): pin
+        for base in (old.releases if old else ())
+        for pin in base.inner
+        if pin.commit or pin.tree
+    }
+    found = ((pin, known.get((pin.repository, pin.pin), pin)) for pin in inner)
+    return tuple(replace(pin, commit=one.commit, tree=one.tree) for pin, one in found)
 
 
 def render(bases: Bases) -> str:
@@ -185,7 +257,13 @@ def render_base(base: Base) -> str:
 
 
 def render_pin(pin: InnerPin) -> str:
-    fields = {"repository": pin.repository, "pin": pin.pin, "commit": pin.commit, "why": pin.why}
+    fields = {
+        "repository": pin.repository,
+        "pin": pin.pin,
+        "commit": pin.commit,
+        "tree": pin.tree,
+        "why": pin.why,
+    }
     said = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value]
     return f"{{ {', '.join(said)} }}"
 
@@ -195,7 +273,10 @@ def canonical(python: SpecifierSet) -> str:
 
 
 def render_archive(archive: Archive) -> str:
-    return f'{{ name = "{archive.name}", sha256 = "{archive.sha256}" }}'
+    said = [f'name = "{archive.name}"', f'sha256 = "{archive.sha256}"']
+    said += [] if archive.size is None else [f"size = {archive.size}"]
+    said += [] if archive.tree is None else [f'tree = "{archive.tree}"']
+    return f"{{ {', '.join(said)} }}"
 
 
 def table(bases: Bases) -> list[dict[str, str]]:

@@ -17,11 +17,13 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from recipe.bases.catalog import RemoteFile
+from recipe.bases.catalog import UNREADABLE, RemoteFile
 from recipe.bases.download import Link, list_release
 from recipe.bases.pins import Reader
 from recipe.ground import run
 from recipe.ground.errors import SourceError
+from recipe.objects.members import check_members
+from recipe.objects.names import LARGEST_FILE
 
 DEVICE = "12.1"
 # Of a wheel's list: whatever tells releases apart, and what vLLM imports of it.
@@ -45,7 +47,11 @@ class Told:
 
 def remote(link: Link) -> zipfile.ZipFile:
     """A wheel on the index, read where it is asked for."""
-    return zipfile.ZipFile(io.BufferedReader(RemoteFile(link.url), 1 << 18))
+    wheel = zipfile.ZipFile(io.BufferedReader(RemoteFile(link.url), 1 << 18))
+    check_members(wheel, lambda name, why: ValueError(f"{link.name}: {name} {why}"))
+    if any(info.file_size > LARGEST_FILE for info in wheel.infolist() if READ.match(info.filename)):
+        raise ValueError(f"{link.name}: a file of Python has more than {LARGEST_FILE} bytes")
+    return wheel
 
 
 def pinned(read: Reader) -> str | None:
@@ -82,7 +88,7 @@ def tell(overlay: Path, release: str, read: Reader) -> Told:
             lay(Path(folder), wheel, release)
             known = any(KERNELS in name for name in wheel.namelist())
             paths = ask(overlay, Path(folder))
-    except (SourceError, OSError, zipfile.BadZipFile, run.CommandFailed) as error:
+    except (SourceError, *UNREADABLE, run.CommandFailed) as error:
         return Told(flashinfer=version, problem=str(error).splitlines()[0])
     moved = "" if known else f"no file of it is named {KERNELS}: look for its kernels by hand"
     return Told(flashinfer=version, paths=tuple(paths), problem=moved)

@@ -10,34 +10,45 @@ from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from recipe.ground.errors import ConfigError, UsageError
+from recipe.ground.text import read_text
+from recipe.objects.names import escaped, wrong_file_name
 
 SCHEMA = 1
+# Upstream's largest wheel has 0.4 GB; an index limits its projects to 10 GB a file at most.
+LARGEST_ARCHIVE = 4 << 30
 # One build for both chips: RTX PRO 6000 and RTX 5090 (12.0), DGX Spark (12.1).
 DEFAULT_ARCH = "12.0;12.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A file on the package index, by name and hash."""
+    """A file on the package index, by name, hash and size in bytes.
+
+    tree: of a source archive, the id that git gives its files without the top folder.
+    """
 
     name: str
     sha256: str
+    size: int | None = None
+    tree: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class InnerPin:
     """A source that upstream's CMake fetches: where from and which tag or commit.
 
-    commit: what a tag must be at, where it is known. why: of a pin that the overlay lifts.
+    commit: what a tag must be at, where it is known. tree: the id of the files that are compiled,
+    those of submodules among them, where it is known. why: of a pin that the overlay lifts.
     """
 
     name: str
     repository: str
     pin: str
     commit: str | None = None
+    tree: str | None = None
     why: str = ""
 
 
@@ -87,7 +98,7 @@ class Bases:
         wanted = text.removeprefix("v")
         try:
             release = Version(wanted).release
-        except InvalidVersion:
+        except ValueError:  # InvalidVersion, and what Python says of a number of 5,000 digits
             raise self.unknown(text) from None
         for base in reversed(self.releases):
             if str(base.version) == wanted:
@@ -107,10 +118,8 @@ class Bases:
 
 def load_bases(path: Path) -> Bases:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path.name} is missing", next=f"git checkout -- {path.name}") from None
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path.name}: {error}", next=f"mend {path.name}") from None
     if data.get("schema") != SCHEMA:
         raise ConfigError(
@@ -122,7 +131,12 @@ def load_bases(path: Path) -> Bases:
             f"{path.name}: revision {data.get('revision')!r} is not a whole number",
             next=f"mend revision in {path.name}",
         )
-    releases = [parse_base(entry, path.name) for entry in data.get("base", [])]
+    entries = data.get("base", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            f"{path.name}: base is not a list of tables", next=f"git checkout -- {path.name}"
+        )
+    releases = [parse_base(entry, path.name) for entry in entries]
     if not releases:
         raise ConfigError(f"{path.name} pins no release", next="python build.py bases add v0.33.0")
     releases.sort(key=lambda base: base.version)
@@ -135,7 +149,7 @@ def parse_base(entry: dict[str, Any], where: str) -> Base:
         inner = parse_pins(entry["inner"])
         base = Base(
             tag=tag,
-            commit=entry["commit"],
+            commit=matched(entry["commit"], r"[0-9a-f]{7,40}", "a commit"),
             torch=entry["torch"],
             cuda=entry["cuda"],
             python=SpecifierSet(entry["python"]),
@@ -150,6 +164,7 @@ def parse_base(entry: dict[str, Any], where: str) -> Base:
         if strange := [pin.name for pin in base.lifted if pin.name not in names]:
             raise ValueError(f"lifted.{strange[0]} lifts a pin that isn't there")
         Version(tag.removeprefix("v"))
+        matched(tag, r"v\d[\w.+-]{0,60}", "the tag of a release")
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         raise ConfigError(
             f"{where}: base {tag}: {type(error).__name__}: {error}",
@@ -161,20 +176,34 @@ def parse_base(entry: dict[str, Any], where: str) -> Base:
 def parse_pins(entries: dict[str, dict[str, str]]) -> tuple[InnerPin, ...]:
     return tuple(
         InnerPin(
-            name=name,
-            repository=pin["repository"],
-            pin=pin["pin"],
-            commit=pin.get("commit"),
+            name=matched(name, r"[A-Za-z0-9][\w-]*", "the name of a source"),
+            repository=matched(pin["repository"], r"[^\s-][^\s\0-\x1f]*", "an address"),
+            # It becomes a part of what git is asked for: a colon would name a ref to write.
+            pin=matched(pin["pin"], r"[A-Za-z0-9_][\w./+-]*", "a tag or a commit"),
+            commit=object_named(pin, "commit"),
+            tree=object_named(pin, "tree"),
             why=pin.get("why", ""),
         )
         for name, pin in sorted(entries.items())
     )
 
 
-def parse_archive(entry: dict[str, str]) -> Archive:
-    name, sha256 = entry["name"], entry["sha256"]
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise ValueError(f"{name}: not a sha256: {sha256!r}")
-    if "/" in name or name.startswith("."):
-        raise ValueError(f"not a file name: {name!r}")
-    return Archive(name=name, sha256=sha256)
+def parse_archive(entry: dict[str, Any]) -> Archive:
+    name, size = entry["name"], entry.get("size")
+    if why := wrong_file_name(name):
+        raise ValueError(f"not a file name: {escaped(name)} {why}")
+    if size is not None and (type(size) is not int or not 0 < size <= LARGEST_ARCHIVE):
+        raise ValueError(f"{name}: not a size in bytes: {size!r}")
+    sha256 = matched(entry["sha256"], r"[0-9a-f]{64}", "a sha256")
+    return Archive(name=name, sha256=sha256, size=size, tree=object_named(entry, "tree"))
+
+
+def object_named(entry: dict[str, Any], key: str) -> str | None:
+    """One of git's ids, where an entry has it."""
+    return matched(entry[key], r"[0-9a-f]{40}", f"the id of a {key}") if key in entry else None
+
+
+def matched(value: str, pattern: str, what: str) -> str:
+    if re.fullmatch(pattern, value, re.ASCII) is None:
+        raise ValueError(f"not {what}: {escaped(value)}")
+    return value

@@ -6,10 +6,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 from recipe.bases import pins
@@ -20,8 +21,14 @@ from recipe.ground.lock import hold
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.run import check_disk
-from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
+from recipe.ground.secret import plain
+from recipe.objects.archive import import_entries
+from recipe.objects.folder import folder_entries
 from recipe.objects.git import Store, open_store
+from recipe.objects.ids import import_id, tree_id
+from recipe.objects.names import Entry, escaped
+from recipe.objects.tar import tar_entries
+from recipe.objects.trees import check_tree
 
 # Bump when the way an archive becomes a tree changes.
 IMPORTER = 1
@@ -101,33 +108,64 @@ def import_sdists(
 ) -> tuple[Store, list[str]]:
     """The same for several (archive, version), as many at once as there are processors."""
     store = store_of(project)
-    paths: dict[str, Path] = {}
-    missing = [one for one in archives if store.commit_of(sdist_ref(one[0])) is None]
+    wanted: list[Wanted] = []
     for archive, version in archives:
-        if (archive, version) in missing:
+        if store.commit_of(sdist_ref(archive)) is None:
             check_disk(project.cache, ROOM_BYTES, f"the source of v{version}")
         # One whose tree is there is fetched as well: a damaged archive is found at its next use.
-        paths[archive.name] = fetch(
-            archive, project="vllm", version=version, cache=project.cache, offline=offline
-        )
-
-    def imported(one: tuple[Archive, str]) -> str:
-        archive, version = one
-        ref = sdist_ref(archive)
-        commit = store.commit_of(ref)
-        if commit is None:
-            say(f"  importing {archive.name} into the object store")
-            message = f"vllm {version}\n\n{archive_origin(archive)}\n"
-            commit = import_entries(store, tar_entries(paths[archive.name]), ref, message)
-        return commit
-
-    if not missing:
-        return store, [imported(one) for one in archives]
+        path = fetch(archive, project="vllm", version=version, cache=project.cache, offline=offline)
+        wanted.append(Wanted(archive=archive, version=version, path=path))
+    known = [one.in_store(store) for one in wanted]
+    if None not in known:
+        return store, [commit for commit in known if commit is not None]
     with (
         hold(project.cache / "locks" / "store.lock", "the object store"),
         ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
     ):
-        return store, list(pool.map(imported, archives))
+        return store, list(pool.map(lambda one: one.imported(store), wanted))
+
+
+@dataclass(kw_only=True)
+class Wanted:
+    """A source archive on the disk, whose hash is that of the pin, and the release it is of."""
+
+    archive: Archive
+    version: str
+    path: Path
+
+    @cached_property
+    def tree(self) -> str:
+        """The tree that it holds: as it is pinned, or else as its bytes say."""
+        return self.archive.tree or tree_id(tar_entries(self.path))
+
+    @property
+    def message(self) -> str:
+        return f"vllm {self.version}\n\n{archive_origin(self.archive)}\n"
+
+    def in_store(self, store: Store) -> str | None:
+        """Its commit, if the store has it. A ref of the store may have been moved: what it should
+        name follows from the tree, and a ref that names anything else is as good as none."""
+        commit = store.commit_of(sdist_ref(self.archive))
+        return commit if commit == import_id(self.tree, self.message) else None
+
+    def imported(self, store: Store) -> str:
+        found = self.in_store(store)
+        if found is not None:
+            return found
+        ref = sdist_ref(self.archive)
+        if store.commit_of(ref) is not None:
+            say(f"  the store's {ref} was moved away from {self.archive.name}: it is set anew")
+        say(f"  importing {self.archive.name} into the object store")
+        commit = import_entries(store, tar_entries(self.path), ref, self.message)
+        tree = store.tree_of(commit)
+        if tree != self.tree:
+            store.git("update-ref", "-d", ref)
+            raise SourceError(
+                f"{self.archive.name} holds the tree {tree}; bases.toml pins {self.tree}",
+                means="Its hash is the pinned one, so the pins contradict each other.",
+                next=f"python build.py bases add v{self.version}",
+            )
+        return commit
 
 
 def sdist_ref(archive: Archive) -> str:
@@ -160,37 +198,73 @@ def check_release(store: Store, base: Base, commit: str) -> None:
 
 
 def from_tag(project: Project, base: Base, *, url: str, offline: bool) -> Source:
-    store = store_of(project)
-    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        commit = store.commit_of(ref)
-        if commit is None:
-            if offline:
-                raise not_cached(f"{base.tag} from {url}")
-            say(f"  fetching {base.tag} from {url}")
-            commit = store.fetch_commit(url, base.tag)
-            if not commit.startswith(base.commit):
-                raise SourceError(
-                    f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
-                    means="The tag was moved, or this is another repository.",
-                    next="look at what changed there, or build from the archive: --source sdist",
-                )
-            store.set_ref(ref, commit)
-    return Source(kind=Kind.GIT, commit=commit, origin=f"{url} {base.tag} {commit}")
+    def fetch_tag(store: Store) -> str:
+        commit = store.fetch_commit(url, base.tag)
+        if not commit.startswith(base.commit):
+            raise SourceError(
+                f"tag {base.tag} of {url} is at {commit}; bases.toml pins {base.commit}",
+                means="The tag was moved, or this is another repository.",
+                next="look at what changed there, or build from the archive: --source sdist",
+            )
+        return commit
+
+    place = plain(url)
+    ref = f"refs/sm12x/git/{base.tag}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    wanted = Fetched(ref=ref, pin=base.commit, what=f"{base.tag} from {place}")
+    commit = wanted.commit(project, fetch_tag, offline=offline)
+    return Source(kind=Kind.GIT, commit=commit, origin=f"{place} {base.tag} {commit}")
 
 
 def from_revision(project: Project, *, url: str, commit: str, offline: bool) -> Source:
-    store = store_of(project)
+    def fetch_revision(store: Store) -> str:
+        return store.fetch_revision(url, commit)
+
+    place = plain(url)
     ref = f"refs/sm12x/revision/{commit}"
-    with hold(project.cache / "locks" / "store.lock", "the object store"):
-        found = store.commit_of(ref)
-        if found is None:
-            if offline:
-                raise not_cached(f"{commit} of {url}")
-            say(f"  fetching {commit} from {url}")
-            found = store.fetch_revision(url, commit)
-            store.set_ref(ref, found)
-    return Source(kind=Kind.GIT, commit=found, origin=f"{url} {found}")
+    wanted = Fetched(ref=ref, pin=commit, what=f"{commit} from {place}")
+    found = wanted.commit(project, fetch_revision, offline=offline)
+    return Source(kind=Kind.GIT, commit=found, origin=f"{place} {found}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A commit of a repository that is kept by a ref once it is there. pin: how its id begins; a
+    ref that was moved away from that is as good as none."""
+
+    ref: str
+    pin: str
+    what: str
+
+    def commit(self, project: Project, fetch_it: Callable[[Store], str], *, offline: bool) -> str:
+        store = store_of(project)
+        with hold(project.cache / "locks" / "store.lock", "the object store"):
+            commit = self.kept(store)
+            if commit is None:
+                if offline:
+                    raise not_cached(self.what)
+                say(f"  fetching {self.what}")
+                commit = fetch_it(store)
+                store.set_ref(self.ref, commit)
+        for path in check_tree(store, commit, self.refused):
+            say(f"  left out: {escaped(path)}, which is a repository of its own (a submodule)")
+        return commit
+
+    def kept(self, store: Store) -> str | None:
+        commit = store.commit_of(self.ref)
+        if commit is None or commit.startswith(self.pin):
+            return commit
+        say(f"  the store's {self.ref} was moved away from {self.pin}: it is not used")
+        if len(self.pin) < 40 or store.commit_of(self.pin) is None:
+            return None
+        store.set_ref(self.ref, self.pin)
+        return self.pin
+
+    def refused(self, name: str, why: str) -> SourceError:
+        return SourceError(
+            f"{self.what}: {name} {why}",
+            means="No source was changed.",
+            next="build from the archive: --source sdist",
+        )
 
 
 def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:

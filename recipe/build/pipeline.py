@@ -7,7 +7,6 @@ import json
 import os
 import platform as machine_info
 import re
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +23,19 @@ from recipe.compile.native.members import replaced, with_files
 from recipe.compile.native.stage import Native, as_built, as_report, carry_out
 from recipe.compile.native.wanted import NativeOptions
 from recipe.compile.toolchain.python import find_python
+from recipe.ground import scratch
 from recipe.ground.digest import sha256, sha256_of
 from recipe.ground.errors import AuditError, MachineError, TestsFailed
-from recipe.ground.lock import hold
+from recipe.ground.lock import hold_folder
 from recipe.ground.log import Log
 from recipe.ground.project import Project
 from recipe.ground.run import check_disk, disk_full
 from recipe.wheel.check import binaries_tag, check_wheel, platform_tag, tag_of
 from recipe.wheel.components import Component
-from recipe.wheel.record import missing, record_files
+from recipe.wheel.record import Changes, missing, record_files
 from recipe.wheel.write import Edit, names_in, wheel_name, write_wheel
 
 SCHEMA = 1
-STAGING = ".staging"  # where a wheel is tested, under its real name
 FAILED = "failed"  # the folder under --out for wheels whose tests failed
 
 
@@ -64,6 +63,7 @@ class Built:
 
 
 def build(project: Project, bases: Bases, base: Base, options: Options, log: Log) -> Built:
+    scratch.check_writable(options.out, "--out")
     if options.test:
         find_python(base, options.python)  # a wrong --python is said before minutes of work
     with log.stage("plan", f"Applying the series to {base.tag}"):
@@ -87,24 +87,17 @@ def build(project: Project, bases: Bases, base: Base, options: Options, log: Log
     native = carry_out(project, wanted(plan, options.native), published, log)
     with log.stage("tag", "Computing the platform tag from the shared objects"):
         tag = choose_tag(plan.platform, computed_tag(project, plan, published, native))
-    with hold(options.out / ".lock", f"the folder {options.out}"):
-        clear_leftovers(options.out)
-        work = options.out / f".{wheel_name(plan.published.name, plan.version, tag)}.part"
-        try:
-            with log.stage("assemble", "Assembling the wheel"):
-                made = assemble(project, plan, published, native, tag, work)
-            with log.stage("check", "Checking every member"):
-                check_wheel(work, version=plan.version, expected=made.expected)
-            return finish(project, plan, options, log, work, made, native)
-        finally:
-            clear_leftovers(options.out)
-
-
-def clear_leftovers(out: Path) -> None:
-    """Remove what a killed or failed run left; the lock on the folder is held."""
-    shutil.rmtree(out / STAGING, ignore_errors=True)
-    for stale in out.glob(".*.part"):
-        stale.unlink(missing_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (
+        hold_folder(options.out, project.cache, f"the folder {options.out}"),
+        scratch.beside(options.out / "vllm-sm12x") as staging,
+    ):
+        work = staging / wheel_name(plan.published.name, plan.version, tag)
+        with log.stage("assemble", "Assembling the wheel"):
+            made = assemble(project, plan, published, native, tag, work)
+        with log.stage("check", "Checking every member"):
+            check_wheel(work, version=plan.version, expected=made.expected)
+        return finish(project, plan, options, log, work, made, native)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +150,6 @@ def glibc(tag: str) -> tuple[int, int]:
 def assemble(
     project: Project, plan: Plan, published: Path, native: Native, tag: str, work: Path
 ) -> Assembled:
-    work.parent.mkdir(parents=True, exist_ok=True)
     check_disk(work.parent, published.stat().st_size + (64 << 20), f"a wheel in {work.parent}")
     files, before, removed = wheel_changes(store_of(project), plan)
     binaries = native.binaries
@@ -167,13 +159,16 @@ def assemble(
         members = names_in(published)
     found = with_files(native.settled.components, upstreams, members, native)
     removed |= replaced(members, native)
+    made = Changes(
+        components=found, files=files, before=before, removed=removed, built=as_built(native)
+    )
     edit = Edit(
         version=plan.version,
         platform=tag,
         before=before,
         files=files,
         removed=frozenset(removed),
-        record=record_files(plan, found, files, before, removed, as_built(native)),
+        record=record_files(plan, made),
         binaries=binaries,
     )
     try:
@@ -196,15 +191,11 @@ def finish(
     plan: Plan,
     options: Options,
     log: Log,
-    work: Path,
+    staged: Path,
     made: Assembled,
     native: Native,
 ) -> Built:
     """Test the wheel under its real name, then move it and its report to where they belong."""
-    staging = options.out / STAGING
-    staging.mkdir(exist_ok=True)
-    staged = staging / made.name
-    work.replace(staged)
     try:
         outcome = tests(project, plan, options, log, staged)
     except TestsFailed as failure:
@@ -216,12 +207,8 @@ def finish(
     wheel = options.out / made.name
     report = report_of(plan, made, native, outcome, log, staged)
     staged.replace(wheel)
-    shutil.rmtree(staging)
     text = json.dumps(report, indent=1) + "\n"
-    path = wheel.with_name(wheel.name + ".build.json")
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    scratch.write_whole(wheel.with_name(wheel.name + ".build.json"), text.encode())
     return Built(wheel=wheel, report=report)
 
 

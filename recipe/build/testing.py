@@ -20,7 +20,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from recipe.bases.releases import Base
+from recipe.build import workers
 from recipe.compile.toolchain.python import find_python
+from recipe.ground import pip as pip_settings
 from recipe.ground import run, scratch
 from recipe.ground.environment import QUIET_PIP, Needs, dependencies, see_behind
 from recipe.ground.errors import ConfigError, TestsFailed
@@ -28,6 +30,9 @@ from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.tree import Applied
 from recipe.wheel.write import dist_info
+
+# Below the cache: what the tests measured of compiled kernels, by a digest of what decides it.
+KEPT = "kernel-code"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ def test_wheel(
     with scratch.folder(project.cache, "test") as folder:
         environment = fresh_environment(interpreter, folder / "venv", shelf, wheel)
         trees = {"SM12X_TREE": applied.head, "SM12X_PRISTINE": applied.base}
-        variables = {"SM12X_BASE": str(base.version)}
+        variables = {"SM12X_BASE": str(base.version), "SM12X_KEPT": str(project.cache / KEPT)}
         for variable, commit in trees.items():
             tree = folder / variable.lower()
             tree.mkdir()
@@ -128,7 +133,8 @@ def fresh_environment(interpreter: str, folder: Path, shelf: Path, wheel: Path) 
         python = folder / "bin" / "python"
         pip = [str(shelf / "bin" / "python"), "-m", "pip", "--python", str(python)]
         options = ["--no-deps", "--no-index", "--no-compile", "--force-reinstall"]
-        run.output([*pip, "install", *QUIET_PIP, *options, str(wheel)], cwd=folder)
+        told = pip_settings.environment()
+        run.output([*pip, "install", *QUIET_PIP, *options, str(wheel)], cwd=folder, env=told)
     except run.CommandFailed as error:
         if run.is_full(folder):
             raise run.disk_full(folder, "the wheel could not be installed for its tests") from None
@@ -148,6 +154,7 @@ def run_pytest(
     needs: Needs,
 ) -> Outcome:
     report = folder / "report.xml"
+    count = workers.workers()
     tests = [str(project.root / "tests" / name) for name in ("overlay", "patched")]
     command = [
         str(python),
@@ -159,12 +166,12 @@ def run_pytest(
         "--rootdir",
         str(folder),
     ]
-    command += ["-c", os.devnull, "-rs", f"--junitxml={report}", *tests]
+    command += ["-c", os.devnull, "-rs", f"--junitxml={report}", *workers.options(count), *tests]
     # The tools the tests ask for (cmake) are the environment's, not those of the machine.
     path = os.pathsep.join([str(python.parent), str(shelf / "bin"), os.environ.get("PATH", "")])
     # Half a minute of compiling torch and transformers, if their bytecode may not be kept.
-    env = {**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": ""}
-    status = run.show(command, cwd=folder, env=env)
+    env = {**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "", **workers.environment(count)}
+    status = run.show_together(command, cwd=folder, env=env)
     if not report.exists():
         raise TestsFailed(
             f"pytest ended with {status} before it ran a test",

@@ -9,6 +9,7 @@ import sys
 from recipe.bases.releases import Base, Bases, load_bases
 from recipe.ground.log import say
 from recipe.ground.project import Project
+from recipe.ground.secret import hidden
 
 
 def greet(options: argparse.Namespace, project: Project) -> tuple[Bases, Base]:
@@ -21,4 +22,4 @@ def greet(options: argparse.Namespace, project: Project) -> tuple[Bases, Base]:
 
 def show(options: argparse.Namespace, text: str) -> None:
     """The answer for a person: on stdout, unless the JSON document goes there."""
-    print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
+    print(hidden(text), file=sys.stderr if options.json else sys.stdout, flush=True)

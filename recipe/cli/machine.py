@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 from packaging.version import Version
 
 from recipe.bases.releases import load_bases
 from recipe.bases.sources import sdist_ref
+from recipe.cli.finding import Finding
 from recipe.compile.toolchain import host_compiler, jobs, symbols, toolkit
 from recipe.compile.toolchain.target import target_of, this_machine
 from recipe.ground import run
@@ -21,15 +22,6 @@ from recipe.objects.git import Store
 
 CACHE_BYTES = 8 << 30
 COMPILES = "build (for what is compiled)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    name: str
-    good: bool
-    detail: str
-    needed_by: str
-    next: str = ""
 
 
 def examine(project: Project, machine: str) -> list[Finding]:
@@ -154,12 +146,14 @@ def wanted_compilers(project: Project) -> dict[str, Version]:
         return {}
     store = Store(path=project.store)
     releases = load_bases(project.bases_file).releases
-    commits = {base.tag: store.commit_of(sdist_ref(base.sdist)) for base in releases}
-    return {
-        tag: host_compiler.wanted_gcc(store.read(commit, "CMakeLists.txt").decode())
-        for tag, commit in commits.items()
-        if commit is not None
-    }
+    found = {}
+    for base in releases:
+        with suppress(RecipeError):  # a damaged store is said by whoever looks at it
+            commit = store.commit_of(sdist_ref(base.sdist))
+            if commit is not None:
+                text = store.read(commit, "CMakeLists.txt").decode()
+                found[base.tag] = host_compiler.wanted_gcc(text)
+    return found
 
 
 def readelf() -> Finding:

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import argparse
-import errno
+import io
 import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from recipe.cli.failure import CACHE_NEXT, explained, unforeseen
 from recipe.cli.verbs import VERBS
-from recipe.ground.errors import INTERRUPTED, RecipeError
+from recipe.ground.errors import INTERRUPTED
 from recipe.ground.log import say
 from recipe.ground.project import open_project
+from recipe.ground.secret import hidden
 
 DESCRIPTION = """\
 From a vLLM release tag to a tested SM12x wheel. Without a verb, `build` is meant:
@@ -25,38 +29,82 @@ From a vLLM release tag to a tested SM12x wheel. Without a verb, `build` is mean
   python build.py rebase --onto v0.34.0           the next release
 """
 EPILOG = """\
-exit codes: 0 done; 2 usage or config; 3 source missing or hash mismatch; 4 a patch doesn't apply;
-5 a compile failed; 6 audit; 7 tests; 8 this machine lacks something; 130 interrupted
+exit codes: 0 done; 1 a fault of the recipe; 2 usage or config; 3 source missing or hash mismatch;
+4 a patch doesn't apply; 5 a compile failed; 6 audit; 7 tests; 8 this machine lacks something;
+9 a command that it ran was killed; 130 interrupted
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(list(arguments))
-    end_as_interrupted()
+    """The exit code. Whatever goes wrong is told; nothing leaves a traceback."""
+    options: argparse.Namespace | None = None
     try:
+        end_as_interrupted()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name may not fit the caller's encoding
+            sys.stdout.reconfigure(errors="backslashreplace")
+        options = parse(list(arguments))
         document = options.run(options, open_project())
-    except RecipeError as error:
-        say(str(error))
-        return failed(options, error.exit_code, error.what, error.means, error.next)
-    except BrokenPipeError:
-        # Whoever read our output has ended; Python must not write what is left at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        what = f"no room left on the disk: {error.filename or ''}"
-        then = "free some space, or name a larger disk: SM12X_CACHE=DIR python build.py ..."
-        say(f"error: {what}\n  next: {then}")
-        return failed(options, 8, what, "", then)
-    except KeyboardInterrupt:
-        what = "interrupted; the next run goes on from what is finished"
-        say(f"\n{what}")
-        return failed(options, INTERRUPTED, what, "", "")
-    status = int(document.pop("exit_code", 0))
-    if options.json:
-        emit(document)
+        status = int(document.pop("exit_code", 0))
+        if options.json:
+            emit(document)
+        flush()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        return failed(error, options, arguments)
     return status
+
+
+def failed(
+    error: BaseException, options: argparse.Namespace | None, arguments: Sequence[str]
+) -> int:
+    """Tell a person and, if it was asked for, a program what went wrong; the exit code."""
+    if isinstance(error, BrokenPipeError):  # whoever read our output has ended
+        close_output()
+        return INTERRUPTED
+    places = named_places(options)
+    told = explained(error, places)
+    if told is None:
+        told = unforeseen(error, arguments, [place / "reports" for place in places.values()][:1])
+    try:
+        say(f"\n{told.what}" if told.exit_code == INTERRUPTED else told.text)
+        if options is not None and options.json:
+            words = {"what": hidden(told.what), "means": hidden(told.means)}
+            answer = {"exit_code": told.exit_code, **words, "next": hidden(told.next)}
+            emit({"error": answer})
+        flush()
+    except (OSError, ValueError):
+        close_output()
+    return told.exit_code
+
+
+def named_places(options: argparse.Namespace | None) -> dict[str, Path]:
+    """The cache and the folders that options name, by the way to name another one."""
+    found: dict[str, Path] = {}
+    with suppress(Exception):
+        found[CACHE_NEXT] = open_project().cache
+        found |= {
+            f"--{name.replace('_', '-')} DIR": Path(value).absolute()
+            for name, value in vars(options or argparse.Namespace()).items()
+            if name in ("git", "html", "out", "quilt", "tree") and isinstance(value, str | Path)
+        }
+    return found
+
+
+def flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def close_output() -> None:
+    """Let Python write what is left at its exit to nowhere: it would fail once more."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(nowhere, stream.fileno())
 
 
 def end_as_interrupted() -> None:
@@ -69,15 +117,8 @@ def end_as_interrupted() -> None:
             signal.signal(number, signal.default_int_handler)
 
 
-def failed(options: argparse.Namespace, status: int, what: str, means: str, next: str) -> int:
-    """The exit code, once the document says the same if one was asked for."""
-    if options.json:
-        emit({"error": {"exit_code": status, "what": what, "means": means, "next": next}})
-    return status
-
-
 def emit(document: dict[str, Any]) -> None:
-    print(json.dumps({"schema": 1, **document}, indent=1))
+    print(hidden(json.dumps({"schema": 1, **document}, indent=1)))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe.bases.releases import DEFAULT_ARCH, Base, Bases
-from recipe.build import pipeline
+from recipe.build import pipeline, workers
 from recipe.cli.steps import steps
 from recipe.compile.native.choice import Choice, Kind
 from recipe.compile.native.wanted import NativeOptions
@@ -30,10 +30,13 @@ def run_suite(
 
     only: these steps alone; all where it is empty.
     """
-    commands = {name: one for name, one in steps(pytest).items() if not only or name in only}
+    count = workers.workers()
+    every = steps(pytest, count).items()
+    commands = {name: one for name, one in every if not only or name in only}
     failed = []
     for name, command in commands.items():
-        if run.show(command, cwd=project.root, env={}) != 0:
+        env = workers.environment(count)
+        if run.show_together(command, cwd=project.root, env=env) != 0:
             failed.append(name)
     wheels = {}
     for base in chosen:

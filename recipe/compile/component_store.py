@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipe.compile.configure import Build
+from recipe.ground import proven
 from recipe.ground.digest import sha256_of
 from recipe.ground.log import say
 
@@ -32,7 +33,7 @@ def stored(folder: Path, name: str, key: str) -> dict[str, Path] | None:
     place = folder / f"{name}-{key[:16]}"
     try:
         expected = json.loads((place / FILES).read_text(encoding="utf-8"))
-        good = expected["key"] == key and all(
+        good = proven.is_proven(expected, f"{name} {key}") and all(
             sha256_of(place / "files" / path) == digest
             for path, digest in expected["files"].items()
         )
@@ -48,6 +49,19 @@ def stored(folder: Path, name: str, key: str) -> dict[str, Path] | None:
     return None
 
 
+def is_whole(place: Path) -> bool:
+    """Whether a kept component is what was compiled; for whoever doesn't ask for it by its key."""
+    name = place.name.rpartition("-")[0]
+    try:
+        expected = json.loads((place / FILES).read_text(encoding="utf-8"))
+        return proven.is_proven(expected, f"{name} {expected['key']}") and all(
+            sha256_of(place / "files" / path) == digest
+            for path, digest in expected["files"].items()
+        )
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+
+
 def keep(folder: Path, name: str, key: str, files: Mapping[str, Path]) -> dict[str, Path]:
     """Copy a compiled component into the store, whole or not at all; its files there."""
     place = folder / f"{name}-{key[:16]}"
@@ -59,8 +73,7 @@ def keep(folder: Path, name: str, key: str, files: Mapping[str, Path]) -> dict[s
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
         digests[path] = sha256_of(target)
-    text = json.dumps({"key": key, "files": digests}, indent=1)
-    (temporary / FILES).write_text(text, encoding="utf-8")
+    proven.keep(temporary / FILES, f"{name} {key}", {"key": key, "files": digests})
     shutil.rmtree(place, ignore_errors=True)
     temporary.rename(place)
     return {path: place / "files" / path for path in digests}

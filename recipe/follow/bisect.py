@@ -104,7 +104,8 @@ class Judge:
         lines = [
             shlex.join([*callers_environment(), "sh", "-c", self.test]),
             "status=$?",
-            "git reset --quiet --hard && git clean -ffdxq",
+            # What can't be cleaned decides nothing: git bisect stops at such a status.
+            f"git reset --quiet --hard && git clean -ffdxq || exit {ABORT}",
             "exit $status",
         ]
         self.script.write_text("\n".join(lines) + "\n", encoding="utf-8")

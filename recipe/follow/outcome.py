@@ -21,8 +21,7 @@ from recipe.follow.upstreamed import (
     same_ids,
     taken_off,
 )
-from recipe.ground import run
-from recipe.objects.git import Store
+from recipe.objects.git import DoesNotApply, Store
 from recipe.objects.hunks import change_of, read_hunks
 from recipe.objects.threeway import Conflict, Merge, merge
 from recipe.series.patch import Patch
@@ -94,8 +93,8 @@ def apply_on(store: Store, patch: Patch, stack: str, index: Path) -> tuple[str, 
     """As `apply_exactly`, on an index that holds the stack, and the patch afterwards."""
     try:
         store.apply(patch.content, index)
-    except run.CommandFailed as error:
-        return "; ".join(line.removeprefix("error: ") for line in error.stderr.splitlines())
+    except DoesNotApply as no:
+        return "; ".join(no.lines)
     tree = store.git("write-tree", index=index).decode().strip()
     return tree, places(store, patch, stack, tree)
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from recipe.follow.nearby import NEAR_LINES, distance
 from recipe.ground import run
-from recipe.objects.git import Store
+from recipe.objects.git import DoesNotApply, Store
 from recipe.objects.hunks import Hunk, read_hunks
 from recipe.objects.threeway import merge
 from recipe.series.patch import Patch, line_of
@@ -74,7 +74,7 @@ def reversible(store: Store, new: str, patches: tuple[Patch, ...]) -> dict[str, 
         for patch in reversed(patches):
             try:
                 store.apply(patch.content, index, reverse=True)
-            except run.CommandFailed:
+            except DoesNotApply:
                 continue
             without = store.git("write-tree", index=index).decode().strip()
             found[patch.path] = TakenOff(upstream=tree, without=without)

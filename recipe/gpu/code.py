@@ -19,14 +19,14 @@ from recipe.bases.components import ONE_PYTHON, component_name
 from recipe.gpu import arch, fatbin, kernel_names
 from recipe.gpu.arch import Verdict
 from recipe.gpu.fatbin import Kind
-from recipe.ground import scratch
+from recipe.ground import proven
 from recipe.ground.digest import sha256
 from recipe.ground.errors import AuditError
 from recipe.wheel import read as wheel_read
 
 # What a stored reading depends on.
 READERS = (fatbin, kernel_names)
-SCHEMA = 2
+SCHEMA = 3
 # DeepGEMM compiles what it needs on the device; a header's name says what it is for.
 RUN_TIME_SOURCES = re.compile(r"deep_gemm/include/deep_gemm/impls/sm(\d+)_\w+\.cuh$")
 
@@ -168,13 +168,12 @@ def with_run_time(found: list[ComponentCode], members: Iterable[str]) -> tuple[C
 def published_code(wheel: Path, sha256: str, cache: Path) -> tuple[ComponentCode, ...]:
     """``wheel_code`` of a wheel whose hash is known: read once, then kept in the cache by it."""
     stored = cache / "gpu-code" / f"{sha256}-{reader_key()}.json"
-    found = load(stored)
+    question = f"GPU code of {stored.stem}"
+    kept = proven.recall(stored, question)
+    found = None if kept is None else load(kept)
     if found is None:
         found = wheel_code(wheel)
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.folder(cache, "gpu-code") as folder:  # two runs may store it at once
-            (folder / stored.name).write_text(json.dumps(as_json(found)), encoding="utf-8")
-            (folder / stored.name).replace(stored)
+        proven.keep(stored, question, {"components": as_json(found)})
     return found
 
 
@@ -196,8 +195,8 @@ def as_json(found: tuple[ComponentCode, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def load(path: Path) -> tuple[ComponentCode, ...] | None:
-    """A stored reading; None if there is none or the file is damaged: it is read anew then."""
+def load(kept: Mapping[str, Any]) -> tuple[ComponentCode, ...] | None:
+    """A stored reading; None if it has another form: it is read anew then."""
     try:
         return tuple(
             ComponentCode(
@@ -209,7 +208,7 @@ def load(path: Path) -> tuple[ComponentCode, ...] | None:
                 ),
                 run_time=tuple(row["run_time"]),
             )
-            for row in json.loads(path.read_bytes())
+            for row in kept["components"]
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None

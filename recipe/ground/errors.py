@@ -2,7 +2,7 @@
 """Every error class, with its exit code.
 
 A message says what happened, what it means and what to type next. An error nobody foresaw is a bug:
-it keeps its traceback.
+its traceback goes into a report file, and the message says where that is.
 """
 
 from __future__ import annotations
@@ -80,4 +80,6 @@ class MachineError(RecipeError):
     exit_code = 8
 
 
+# A command that was run for the recipe was ended by a signal (`run.Killed`).
+KILLED = 9
 INTERRUPTED = 130

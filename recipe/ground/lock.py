@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from recipe.ground.digest import sha256
 from recipe.ground.errors import MachineError
 from recipe.ground.log import say
 
@@ -41,3 +44,27 @@ def hold(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def hold_folder(folder: Path, cache: Path, what: str) -> Iterator[None]:
+    """Hold a folder for whoever writes it, by whatever cache; nothing is left in it.
+
+    Where its disk has no locks for folders, those who use the same cache still wait.
+    """
+    with hold(cache / "locks" / f"folder-{sha256(str(folder.resolve()).encode())[:16]}.lock", what):
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):
+                wait_for(number, what)
+            yield
+        finally:
+            os.close(number)
+
+
+def wait_for(number: int, what: str) -> None:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"another run is using {what}; waiting for it")
+        fcntl.flock(number, fcntl.LOCK_EX)

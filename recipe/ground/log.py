@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from recipe.ground.secret import hidden
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -42,7 +44,8 @@ def tick() -> str:
 
 
 def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A line for the reader; no credentials of an address stand in it."""
+    print(hidden(line), file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from recipe.ground.ended import CommandFailed as CommandFailed
+from recipe.ground.ended import Killed as Killed
+from recipe.ground.ended import check_alive as check_alive
 from recipe.ground.errors import MachineError
 from recipe.ground.log import say
 
@@ -32,31 +36,18 @@ NO_ROOM = tuple(os.strerror(number).encode() for number in (errno.ENOSPC, errno.
 WATCH = 'read -r line; kill -s TERM -- "-$1"'
 
 
-class CommandFailed(Exception):
-    """A command ended with a non-zero status; the caller says what that means."""
-
-    def __init__(
-        self, args: Sequence[str], returncode: int, stderr: str, stdout: bytes = b""
-    ) -> None:
-        super().__init__(f"{shlex.join(args)} ended with {returncode}\n{stderr}")
-        self.command = shlex.join(args)
-        self.returncode = returncode
-        self.stderr = stderr
-        self.stdout = stdout
-
-
 def output(
     args: Sequence[str],
     *,
     cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdin: bytes | None = None,
 ) -> bytes:
     """The command's standard output; CommandFailed with its standard error otherwise."""
     finished = subprocess.run(
         args,
         cwd=cwd,
-        env=None if env is None else {**os.environ, **env},
+        env=None if env is None else changed(env),
         input=stdin,
         stdin=None if stdin is not None else subprocess.DEVNULL,
         capture_output=True,
@@ -81,23 +72,39 @@ def output_together(args: Sequence[str], *, cwd: Path, env: Mapping[str, str | N
 
 
 def said(args: Sequence[str], status: int, stdout: bytes, stderr: bytes) -> bytes:
-    if status != 0:
+    if check_alive(args, status) != 0:
         raise CommandFailed(args, status, stderr.decode(errors="replace"), stdout)
     return stdout
 
 
-def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str]) -> int:
-    """Run a command whose output is for the reader (on stderr), echoed first; its status."""
+def show(args: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str | None]) -> int:
+    """Run a command whose output is for the reader (on stderr), echoed first; its status.
+
+    Killed if a signal ended it. What a shell says of a signal is a status like others: the command
+    may be the caller's own.
+    """
     say("+ " + shlex.join(args))
     sys.stderr.flush()
-    return subprocess.run(
+    finished = subprocess.run(
         args,
         cwd=cwd,
-        env={**os.environ, **env},
+        env=changed(env),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,
         check=False,
-    ).returncode
+    )
+    if finished.returncode < 0:
+        raise Killed(args, -finished.returncode)
+    return finished.returncode
+
+
+def show_together(args: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> int:
+    """As `show`, for a command that starts others: all of them end with this process."""
+    say("+ " + shlex.join(args))
+    sys.stderr.flush()
+    streams = {"stdin": subprocess.DEVNULL, "stdout": sys.stderr}
+    with together(args, cwd=cwd, env=changed(env), **streams) as process:
+        return process.wait()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +132,8 @@ def measured(args: Sequence[str], *, cwd: Path, env: Mapping[str, str | None]) -
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         heard.join(LISTENING_SECONDS)
+    if process.returncode < 0:
+        raise Killed(args, -process.returncode)
     return Measured(
         status=process.returncode,
         seconds=time.monotonic() - start,
@@ -188,11 +197,13 @@ def end_group(leader: subprocess.Popen[bytes]) -> None:
             time.sleep(0.02)
 
 
-def feed(args: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def feed(
+    args: Sequence[str], *, env: Mapping[str, str | None] | None = None
+) -> subprocess.Popen[bytes]:
     """Start a command that reads a stream from its standard input."""
     return subprocess.Popen(
         args,
-        env=None if env is None else {**os.environ, **env},
+        env=None if env is None else changed(env),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -219,17 +230,25 @@ def background(
         )
 
 
-def pipe(source: Sequence[str], sink: Sequence[str], *, env: Mapping[str, str]) -> None:
-    """``source | sink``; CommandFailed for the first of the two that fails."""
-    full = {**os.environ, **env}
-    first = subprocess.Popen(source, env=full, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    assert first.stdout is not None
-    second = subprocess.run(sink, env=full, stdin=first.stdout, capture_output=True, check=False)
-    first.stdout.close()
-    if first.wait() != 0:
-        raise CommandFailed(source, first.returncode, "")
-    if second.returncode != 0:
-        raise CommandFailed(sink, second.returncode, second.stderr.decode(errors="replace"))
+def pipe(source: Sequence[str], sink: Sequence[str], *, env: Mapping[str, str | None]) -> None:
+    """``source | sink``; CommandFailed or Killed for the first of the two that fails."""
+    full = changed(env)
+    with tempfile.TemporaryFile() as problems:
+        first = subprocess.Popen(
+            source, env=full, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, stderr=problems
+        )
+        assert first.stdout is not None
+        with first.stdout:
+            second = subprocess.run(
+                sink, env=full, stdin=first.stdout, capture_output=True, check=False
+            )
+        status = first.wait()
+        problems.seek(0)
+        why = problems.read()
+    if status == -signal.SIGPIPE:  # nobody listened any more: the other one says why
+        said(sink, second.returncode, b"", second.stderr)
+    said(source, status, b"", why)
+    said(sink, second.returncode, b"", second.stderr)
 
 
 def stdin_of(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -1,145 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import an archive or a folder into the object store, without unpacking it anywhere.
+"""Import the entries of an archive or a folder into the object store, as one commit.
 
-The members go straight into ``git fast-import``, so nothing can be written outside the store; names
-and links are checked all the same, since the tree is checked out later. The commit has a fixed
-author and date: the same archive gives the same commit id on every machine.
+They go straight into ``git fast-import``, each through the gate of names: nothing is unpacked
+anywhere. Author and date are fixed, so the same archive gives the same commit id on every machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import posixpath
-import stat
 import subprocess
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
 
 from recipe.ground import run
 from recipe.ground.errors import SourceError
 from recipe.objects.git import EPOCH, IDENTITY, ISOLATED, Store
+from recipe.objects.names import Entry, Gate
 
-MAX_MEMBERS = 200_000
-MAX_MEMBER_BYTES = 1 << 30
-MAX_TOTAL_BYTES = 8 << 30
 # Source trees are read often and kept for a while: a fast pack beats a small one.
 FAST_IMPORT = ["git", "-c", "core.compression=1", "fast-import"]
 FAST_IMPORT += ["--quiet", "--force", "--done", "--depth=0"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One file for the tree: git's mode and the bytes (for a link, where it points)."""
-
-    path: str
-    mode: str
-    content: bytes
-
-
-def tar_entries(archive: Path) -> Iterator[Entry]:
-    """The files of a source archive, without its top folder; SourceError for anything unsafe."""
-    total = 0
-    try:
-        with tarfile.open(archive, "r:*", encoding="utf-8") as tar:
-            for number, member in enumerate(tar):
-                total += member.size
-                if (
-                    number > MAX_MEMBERS
-                    or total > MAX_TOTAL_BYTES
-                    or member.size > MAX_MEMBER_BYTES
-                ):
-                    raise unsafe(archive, member.name, "is past the size or number allowed")
-                path = member_path(archive, member.name)
-                if member.isdir() or path == "":
-                    continue
-                if member.issym():
-                    check_link(archive, path, member.linkname)
-                    yield Entry(path=path, mode="120000", content=os.fsencode(member.linkname))
-                elif member.isreg():
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    mode = "100755" if member.mode & stat.S_IXUSR else "100644"
-                    yield Entry(path=path, mode=mode, content=stream.read())
-                else:
-                    raise unsafe(archive, member.name, "is a hard link, a device or a pipe")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if run.is_full(archive.parent):
-            raise
-        raise SourceError(
-            f"{archive.name} can't be read: {error}",
-            means="It is damaged, or it isn't a source archive.",
-            next=f"remove {archive} and run again",
-        ) from None
-
-
-def member_path(archive: Path, name: str) -> str:
-    """The name below the archive's one top folder, '' for that folder itself."""
-    parts = name.rstrip("/").split("/")
-    if parts[0] == ".":
-        parts = parts[1:]
-    if name.startswith("/") or not parts:
-        raise unsafe(archive, name, "has an absolute or empty name")
-    odd = any(c in "\0\n\\" or "\ud800" <= c <= "\udfff" for c in name)  # not UTF-8: a surrogate
-    if odd or {"", ".", "..", ".git"} & set(parts):
-        raise unsafe(archive, name, "has a name that leaves the tree or that git can't hold")
-    return "/".join(parts[1:])
-
-
-def check_link(archive: Path, path: str, target: str) -> None:
-    if any("\ud800" <= c <= "\udfff" for c in target):
-        raise unsafe(archive, path, f"is a link to a name that isn't UTF-8, {target!r}")
-    resolved = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
-    if target.startswith("/") or resolved == ".." or resolved.startswith("../"):
-        raise unsafe(archive, path, f"is a link out of the tree, to {target}")
-
-
-def folder_entries(folder: Path) -> Iterator[Entry]:
-    """The files of a folder: what git tracks or would track there, else every file."""
-    if (folder / ".git").exists():
-        listing = run.output(
-            [
-                "git",
-                "-C",
-                str(folder),
-                "ls-files",
-                "-z",
-                "--cached",
-                "--others",
-                "--exclude-standard",
-                "--deduplicate",
-            ],
-            env=ISOLATED,
-        )
-        names = [name for name in os.fsdecode(listing).split("\0") if name]
-    else:
-        names = [
-            (Path(root) / file).relative_to(folder).as_posix()
-            for root, _, files in os.walk(folder)
-            for file in files
-        ]
-    for name in sorted(names):
-        path = folder / name
-        if path.is_symlink():
-            target = str(path.readlink())
-            check_link(folder, name, target)
-            yield Entry(path=name, mode="120000", content=os.fsencode(target))
-        elif path.is_file():
-            mode = "100755" if os.access(path, os.X_OK) else "100644"
-            yield Entry(path=name, mode=mode, content=path.read_bytes())
-
-
-def import_entries(store: Store, entries: Iterator[Entry], ref: str, message: str) -> str:
+def import_entries(store: Store, entries: Iterable[Entry], ref: str, message: str) -> str:
     """Write the entries as one commit without parent, point `ref` at it and give its id."""
     env = {**ISOLATED, "GIT_DIR": str(store.path)}
     process = run.feed(FAST_IMPORT, env=env)
     stream = run.stdin_of(process)
     modes: dict[str, tuple[str, int]] = {}
     try:
-        for mark, entry in enumerate(entries, 1):
-            check_encoded(entry.path)
+        for mark, entry in enumerate(Gate(refuse=refused).through(entries), 1):
             stream.write(b"blob\nmark :%d\ndata %d\n" % (mark, len(entry.content)))
             stream.write(entry.content + b"\n")
             modes[entry.path] = (entry.mode, mark)
@@ -164,23 +53,11 @@ def import_entries(store: Store, entries: Iterator[Entry], ref: str, message: st
     return commit
 
 
-def check_encoded(path: str) -> None:
-    """Patches, the series and a wheel's RECORD name files in UTF-8."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise SourceError(
-            f"the source has a file whose name isn't UTF-8: {os.fsencode(path)!r}",
-            means="No patch could name it. Nothing of the source was kept.",
-            next="rename it, or take the pinned archive: --source sdist",
-        ) from None
-
-
 def finish_import(store: Store, process: subprocess.Popen[bytes]) -> None:
     assert process.stderr is not None
     problem = process.stderr.read().decode(errors="replace")
     close(process)
-    if process.returncode == 0:
+    if run.check_alive(FAST_IMPORT, process.returncode) == 0:
         return
     if run.is_full(store.path):
         raise run.disk_full(store.path, "the source tree could not be stored")
@@ -202,12 +79,13 @@ def close(process: subprocess.Popen[bytes]) -> None:
 
 
 def quoted(path: str) -> str:
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """As git's stream of commands has a path; the gate has let no other letter need it."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
-def unsafe(archive: Path, name: str, why: str) -> SourceError:
+def refused(name: str, why: str) -> SourceError:
     return SourceError(
-        f"{archive.name}: member {name!r} {why}",
-        means="The archive is refused as a whole; nothing of it was kept.",
-        next="get the archive from the package index again, and compare its hash with bases.toml",
+        f"the source's {name} {why}",
+        means="Nothing of the source was kept.",
+        next="mend it there, or take the pinned archive: --source sdist",
     )

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only module that speaks git: its command line for plumbing, GitPython for repositories."""
+"""The object store, by git's command line."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,30 +12,14 @@ from pathlib import Path
 
 from recipe.ground import run, scratch
 from recipe.ground.errors import MachineError, SourceError
-
-# The committer of every commit we make: fixed, so that the same input gives the same commit id.
-IDENTITY = ("vllm-sm12x", "recipe@vllm-sm12x.example")
-COMMITTER = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in zip(("NAME", "EMAIL"), IDENTITY, strict=True)
-}
-EPOCH = "1767225600 +0000"  # 2026-01-01, for commits that have no date of their own
-
-# The user's configuration must not change what is imported or applied.
-ISOLATED = {
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_TERMINAL_PROMPT": "0",
-    "LC_ALL": "C",
-}
-
-# Nor may attributes, the user's or those of a tree: what is written is what the commit holds. A
-# person's own git works in these trees as well, and -text is what keeps its core.autocrlf out.
-ATTRIBUTES = (
-    "* -text !eol !ident !filter !working-tree-encoding !export-ignore !export-subst !diff "
-    "!whitespace !merge\n"
-)
+from recipe.ground.secret import address, authorization, plain
+from recipe.objects import health
+from recipe.objects.settings import COMMITTER as COMMITTER
+from recipe.objects.settings import CONFIG, TAR, configured
+from recipe.objects.settings import EPOCH as EPOCH
+from recipe.objects.settings import IDENTITY as IDENTITY
+from recipe.objects.settings import ISOLATED as ISOLATED
+from recipe.objects.settings import ignore_attributes as ignore_attributes
 
 # What a killed git leaves in a repository. Not objects/*/tmp_obj_*: loose objects are written
 # without the store's lock, so one may be another run's.
@@ -47,6 +30,14 @@ LEFTOVERS = (
     "*.lock",
     "fast_import_crash_*",
 )
+
+
+class DoesNotApply(Exception):
+    """What git says of a patch whose context isn't there."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.lines = [line.removeprefix("error: ") for line in reason.splitlines() if line]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +60,10 @@ class Store:
             env["GIT_INDEX_FILE"] = str(index)
         try:
             return run.output(["git", *args], env=env, stdin=stdin)
-        except run.CommandFailed:
+        except run.CommandFailed as error:
+            if error.returncode == 1:  # git's no, not git's trouble
+                raise
+            health.check(self.path)
             if args[0] == "rev-parse":  # it only reads: what it doesn't find isn't there
                 raise
             for place in (self.path, *([] if index is None else [index.parent])):
@@ -169,10 +163,17 @@ class Store:
         """Put a patch on an index, or take it off: where its whole context matches, or not at all.
 
         git apply moves a hunk but has no fuzz; --cached works on the index alone and changes
-        nothing if any hunk fails. CommandFailed then, with git's reason.
+        nothing if any hunk fails. DoesNotApply then, with git's reason; CommandFailed for
+        whatever else keeps git from an answer.
         """
         way = ["--reverse"] if reverse else []
-        self.git("apply", "--cached", "--whitespace=nowarn", *way, "-", stdin=content, index=index)
+        command = ["apply", "--cached", "--whitespace=nowarn", *way, "-"]
+        try:
+            self.git(*command, stdin=content, index=index)
+        except run.CommandFailed as error:
+            if error.returncode != 1:
+                raise
+            raise DoesNotApply(error.stderr) from None
 
     def range_diff(self, before: str, after: str, stack: str, tree: str) -> str:
         """How a change differs from what became of it on another stack, for a person."""
@@ -201,7 +202,7 @@ class Store:
     def fetch_tree(self, root: Path, ref: str) -> str:
         """Take in what a work tree has checked out; its commit."""
         address = str(root.resolve())
-        self.git("fetch", "--quiet", "--no-tags", "--no-auto-gc", address, f"+HEAD:{ref}")
+        self.fetch(address, f"+HEAD:{ref}")
         return self.text("rev-parse", ref)
 
     def export(self, commit: str, folder: Path) -> None:
@@ -210,61 +211,59 @@ class Store:
         try:
             run.pipe(
                 archive,
-                ["tar", "-x", "-C", str(folder)],
-                env={**ISOLATED, "GIT_DIR": str(self.path)},
+                ["tar", "-x", "-f", "-", "-C", str(folder)],
+                env={**ISOLATED, **TAR, "GIT_DIR": str(self.path)},
             )
         except run.CommandFailed as error:
             if run.is_full(folder):
                 raise run.disk_full(folder, "the tree could not be written") from None
             raise MachineError(
-                f"a source tree could not be written: {error}",
+                f"a source tree could not be written: {error.what}",
                 next="python build.py doctor",
             ) from None
 
     def fetch_commit(self, url: str, tag: str) -> str:
         """Fetch one tag of a remote and give its commit; SourceError if that doesn't work."""
-        import git as gitpython
-
-        repository = gitpython.Repo(self.path)
+        ref = f"refs/sm12x/tags/{tag}"
         try:
-            with repository.git.custom_environment(**ISOLATED):
-                repository.git.fetch(url, f"+refs/tags/{tag}:refs/sm12x/tags/{tag}", depth=1)
-                commit = repository.commit(f"refs/sm12x/tags/{tag}").hexsha
-        except (gitpython.GitCommandError, gitpython.BadName, ValueError) as error:
+            self.fetch(url, f"+refs/tags/{tag}:{ref}", "--depth=1")
+            return self.text("rev-parse", "--verify", f"{ref}^{{commit}}")
+        except run.CommandFailed as error:
             raise SourceError(
-                f"tag {tag} could not be fetched from {url}: {str(error).strip()}",
+                f"tag {tag} could not be fetched from {plain(url)}: {error.stderr.strip()}",
                 means="No source was changed.",
                 next="check the address and the network, or build from the archive: --source sdist",
             ) from None
-        finally:
-            repository.close()
-        return commit
 
     def fetch_history(self, url: str, tag: str, since: str) -> None:
         """Fetch the commits that a tag has and another tag hasn't; CommandFailed if that fails."""
         wanted = f"+refs/tags/{tag}:refs/sm12x/tags/{tag}"
-        self.git("fetch", "--quiet", f"--shallow-exclude=refs/tags/{since}", url, wanted)
+        self.fetch(url, wanted, f"--shallow-exclude=refs/tags/{since}")
         # The first of them needs its parent, or it would seem to bring the whole tree.
-        self.git("fetch", "--quiet", "--deepen=1", url, wanted)
+        self.fetch(url, wanted, "--deepen=1")
 
     def fetch_revision(self, url: str, commit: str) -> str:
         """Fetch a commit of a remote by its full id."""
-        import git as gitpython
-
-        repository = gitpython.Repo(self.path)
         try:
-            with repository.git.custom_environment(**ISOLATED):
-                repository.git.fetch(url, commit, depth=1)
-                found = repository.commit(commit).hexsha
-        except (gitpython.GitCommandError, gitpython.BadName, ValueError) as error:
+            self.fetch(url, commit, "--depth=1")
+            return self.text("rev-parse", "--verify", f"{commit}^{{commit}}")
+        except run.CommandFailed as error:
             raise SourceError(
-                f"commit {commit} could not be fetched from {url}: {str(error).strip()}",
+                f"commit {commit} could not be fetched from {plain(url)}: {error.stderr.strip()}",
                 means="No source was changed.",
                 next="check the address and the network; a server may refuse single commits",
             ) from None
-        finally:
-            repository.close()
-        return found
+
+    def fetch(self, url: str, wanted: str, *how: str) -> None:
+        """git fetch; what proves who asks isn't in its command line, nor in what it writes."""
+        command = ["git", "fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head"]
+        env = {**ISOLATED, "GIT_DIR": str(self.path)}
+        proof = authorization(url)
+        if proof is not None:
+            env |= configured(
+                {**CONFIG, f"http.{address(url)}.extraHeader": f"Authorization: {proof}"}
+            )
+        run.output([*command, *how, "--", address(url), wanted], env=env)
 
 
 def open_store(path: Path) -> Store:
@@ -286,14 +285,6 @@ def open_store(path: Path) -> Store:
             stale.unlink(missing_ok=True)
     ignore_attributes(path)
     return Store(path=path)
-
-
-def ignore_attributes(repository: Path) -> None:
-    """Have a repository write and take files as they are, whatever attributes say of them."""
-    attributes = repository / "info" / "attributes"
-    if not attributes.exists() or attributes.read_text(encoding="utf-8") != ATTRIBUTES:
-        attributes.parent.mkdir(exist_ok=True)
-        attributes.write_text(ATTRIBUTES, encoding="utf-8")
 
 
 def split_author(author: str) -> tuple[str, str]:

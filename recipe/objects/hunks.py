@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-RANGE = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+# No file has a milliard lines, and Python makes no number of five thousand digits.
+RANGE = re.compile(rb"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(?= |$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +119,11 @@ def named_path(raw: bytes) -> str | None:
 def plain_name(raw: bytes) -> str:
     if raw.startswith(b'"'):
         return unquote(raw[1:].removesuffix(b'"'))
-    return raw.decode("utf-8", "replace")
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def unquote(raw: bytes) -> str:
-    """Undo git's C-style quoting of a path."""
+    """Undo git's C-style quoting of a path; what isn't such a quote stays, backslash and all."""
     plain = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b'"': b'"', b"\\": b"\\"}
     plain |= {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 
@@ -130,4 +131,5 @@ def unquote(raw: bytes) -> str:
         escape = match[1]
         return plain[escape] if escape in plain else bytes([int(escape, 8)])
 
-    return re.sub(rb'\\([abfnrtv"\\]|[0-7]{3})', one, raw).decode("utf-8", "replace")
+    plain_text = re.sub(rb'\\([abfnrtv"\\]|[0-3][0-7]{2})', one, raw)
+    return plain_text.decode("utf-8", "surrogateescape")

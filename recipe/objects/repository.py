@@ -15,14 +15,19 @@ from recipe.objects.threeway import MERGE
 
 @dataclass(frozen=True, kw_only=True)
 class WorkTree:
-    """A repository with a work tree, which a person or a command works in."""
+    """A repository with a work tree, which a person or a command works in.
+
+    borrowed: the git folder of ours that stands for its own (`foreign.borrowed`).
+    """
 
     root: Path
+    borrowed: Path | None = None
 
     @property
     def env(self) -> dict[str, str]:
         # Both are named: git would look for a repository in the folders above as well.
-        where = {"GIT_DIR": str(self.root / ".git"), "GIT_WORK_TREE": str(self.root)}
+        git = self.borrowed or self.root / ".git"
+        where = {"GIT_DIR": str(git), "GIT_WORK_TREE": str(self.root)}
         return {**ISOLATED, **where}
 
     def git(self, *args: str) -> bytes:
@@ -41,20 +46,15 @@ def callers_environment() -> list[str]:
 
 def make_work_repository(store: Store, folder: Path, *, head: str, tags: Mapping[str, str]) -> None:
     """A repository in `folder` with `head` checked out on branch sm12x; tags: commits by name."""
-    import git as gitpython
-
-    repository = gitpython.Repo.init(folder, initial_branch="sm12x")
+    work = WorkTree(root=folder)
+    work.git("init", "--quiet", "--initial-branch=sm12x")
     ignore_attributes(folder / ".git")
-    try:
-        with repository.git.custom_environment(**ISOLATED):
-            # What came from a git host has no history in the store, and git leaves such refs out.
-            whole = {"update_head_ok": True, "update_shallow": True}
-            repository.git.fetch(str(store.path), f"{head}:refs/heads/sm12x", **whole)
-            repository.git.reset("--hard", "--quiet", "sm12x")
-            for tag, commit in tags.items():
-                repository.create_tag(tag, ref=commit)
-    finally:
-        repository.close()
+    # What came from a git host has no history in the store, and git leaves such refs out.
+    how = ["--quiet", "--no-tags", "--update-head-ok", "--update-shallow", "--no-write-fetch-head"]
+    work.git("fetch", *how, str(store.path), f"{head}:refs/heads/sm12x")
+    work.git("reset", "--hard", "--quiet", "sm12x")
+    for tag, commit in tags.items():
+        work.git("tag", tag, commit)
 
 
 def set_template(folder: Path, template: str) -> None:

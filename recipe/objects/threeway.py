@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from recipe.ground import run
+from recipe.ground.errors import MachineError
 from recipe.objects.git import Store
 from recipe.objects.hunks import read_hunks
 
@@ -48,12 +49,23 @@ def merge(store: Store, *, before: str, after: str, stack: str) -> Merge:
     except run.CommandFailed as error:
         if error.returncode != 1:
             raise
-        text = error.stdout
-        tree = text[:40].decode()
-        found = read_conflicts(store, text, tree, stack)
+        tree = merged_tree(error.stdout)
+        found = read_conflicts(store, error.stdout, tree, stack)
         unknown = Conflict(path="?", line=0, why="git names no file")
         return Merge(tree=tree, conflicts=tuple(found or [unknown]))
-    return Merge(tree=text[:40].decode(), conflicts=())
+    return Merge(tree=merged_tree(text), conflicts=())
+
+
+def merged_tree(text: bytes) -> str:
+    """What merge-tree says first. It ends with 1 for a conflict, and so may whatever else."""
+    found = re.match(rb"[0-9a-f]{40,64}(?=\0)", text)
+    if found is None:
+        raise MachineError(
+            f"git merge-tree named no tree, but {text[:80]!r}",
+            means="So it is unknown whether there is a conflict, and nothing is kept.",
+            next="python build.py doctor",
+        )
+    return found[0].decode()
 
 
 def read_conflicts(store: Store, text: bytes, tree: str, stack: str) -> list[Conflict]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from recipe.ground import scratch
 from recipe.ground.errors import ConfigError
 from recipe.objects.git import Store
-from recipe.series.patch import Patch, outside_hunks, split_diff
+from recipe.series.diff import outside_hunks
+from recipe.series.patch import Patch, split_diff
 from recipe.series.topics import Series
 from recipe.series.tree import OVERLAY, Applied
 

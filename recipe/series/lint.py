@@ -10,8 +10,10 @@ from recipe.bases.releases import Bases
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
 from recipe.objects.hunks import count_lines
-from recipe.series.patch import Patch, outside_hunks, split_diff
-from recipe.series.topics import State, check, resolve
+from recipe.series.diff import outside_hunks
+from recipe.series.overlay import read_overlay
+from recipe.series.patch import Patch, split_diff
+from recipe.series.topics import UPSTREAMS, State, check, resolve
 
 FIRST_LINE = b"From " + b"0" * 40 + b" Mon Sep 17 00:00:00 2001\n"
 
@@ -33,6 +35,8 @@ def lint(project: Project, bases: Bases) -> tuple[Touched, ...]:
     for patch in patches:
         check_form(patch)
     check_due(patches, bases)
+    for upstream in UPSTREAMS:
+        read_overlay(project, upstream)
     return tuple(touched(patches, bases, position) for position in range(len(bases.releases)))
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from recipe.bases.releases import Base
 from recipe.ground.digest import sha256
+from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
+from recipe.objects.names import Gate, escaped
 from recipe.series.patch import Patch
 
 # Bump when the bytes that go into the digest change; old digests keep their name.
@@ -28,20 +33,48 @@ class OverlayFile:
 
 
 def read_overlay(project: Project, upstream: str) -> tuple[OverlayFile, ...]:
-    """The files of overlay/`upstream`, sorted by path, without compiled and backup files."""
+    """The files of overlay/`upstream`, sorted by path, without compiled and backup files.
+
+    ConfigError for a link, which would bring in what it leads to, and for every name and kind of
+    file that no tree may have.
+    """
     root = project.overlay / upstream
+    gate = Gate(refuse=lambda name, why: unfit(f"{root.parent.name}/{upstream}", name, why))
     files = []
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if (
-            not path.is_file()
-            or "__pycache__" in relative.parts
-            or path.name.endswith((".pyc", "~"))
-        ):
+    for path in sorted(found_below(root)):
+        name = path.relative_to(root).as_posix()
+        if path.name.endswith((".pyc", "~")):
             continue
-        mode = "100755" if os.access(path, os.X_OK) else "100644"
-        files.append(OverlayFile(path=relative.as_posix(), content=path.read_bytes(), mode=mode))
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "a pipe, a socket or a device"
+            raise gate.refuse(escaped(name), f"is {kind}; the overlay holds files")
+        # Not os.access: that asks whether this user may run it here, and on this disk.
+        mode = "100755" if status.st_mode & stat.S_IXUSR else "100644"
+        gate.admit(name, mode, status.st_size)
+        files.append(OverlayFile(path=name, content=path.read_bytes(), mode=mode))
+    gate.settle()
     return tuple(files)
+
+
+def found_below(root: Path) -> Iterator[Path]:
+    """Everything below a folder but the folders themselves; of Python's compiled files nothing."""
+
+    def unreadable(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(root, onerror=unreadable if root.is_dir() else None):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        yield from (Path(folder) / name for name in (*files, *links))
+
+
+def unfit(where: str, name: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: {name} {why}",
+        means="Nothing was applied or built.",
+        next=f"put a file in its place, or take it out of {where}",
+    )
 
 
 def generated_files(base: Base, patches: tuple[Patch, ...]) -> tuple[OverlayFile, ...]:

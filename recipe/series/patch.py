@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from recipe.ground.errors import ConfigError
-from recipe.objects.hunks import named_path
+from recipe.objects.names import escaped, wrong_with
 from recipe.series.carried import not_carried
-from recipe.series.mail import mail_fields, misread
+from recipe.series.diff import outside_hunks, touched_paths, wrong_lines
+from recipe.series.mail import mail_fields, misread, unreadable
 
 TRAILER = re.compile(r"([A-Z][A-Za-z]*(?:-[A-Z][A-Za-z]*)*): (.+)")
 # In the order in which they are written.
@@ -76,6 +76,8 @@ class Patch:
 
 def read_patch(root: Path, path: str) -> Patch:
     """Parse patches/`path`; ConfigError with file and line for whatever is wrong with it."""
+    if (root / path).is_symlink() or not (root / path).is_file():
+        raise malformed(path, 1, "it is no file of its own: the patch itself must stand there")
     return parse_patch(path, (root / path).read_bytes())
 
 
@@ -91,15 +93,15 @@ def parse_patch(path: str, content: bytes) -> Patch:
     if diff_line == 0:
         raise malformed(path, 1, "there is no 'diff --git' line, so it changes nothing")
     mail, _, message = text.partition("\n\n")
+    for line, why in unreadable(mail, message):
+        raise malformed(path, line, why)
     fields = mail_fields(mail)
-    for name in ("From", "Date", "Subject"):
-        if name not in fields:
-            raise malformed(path, 1, f"the mail header has no {name}: line")
     body = message.rstrip("\n").removesuffix("\n---").rstrip("\n")
     for line, why in misread(mail, fields["Subject"], body):
         raise malformed(path, line, why)
     trailers = read_trailers(path, text, body)
-    touched = touched_paths(path, content, diff_line)
+    for line, why in wrong_lines(content, diff_line):
+        raise malformed(path, line, why)
     for line, why in not_carried(outside_hunks(content, diff_line)):
         raise malformed(path, line, why)
     read = Trailers(path=path, text=text, values=trailers)
@@ -115,8 +117,8 @@ def parse_patch(path: str, content: bytes) -> Patch:
         not_needed=read.specifier("Not-Needed"),
         drop_when=read.drop_when(),
         components=names(trailers.get("Components", "none").removeprefix("none")),
-        tests=names(trailers["Tests"]),
-        touched=touched,
+        tests=read.tests(),
+        touched=touched_paths(content, diff_line),
         content=content,
     )
     if patch.native_paths() and "Components" not in trailers:
@@ -168,21 +170,34 @@ class Trailers:
 
     def specifier(self, name: str) -> SpecifierSet | None:
         try:
-            return SpecifierSet(self.values[name]) if name in self.values else None
+            return SpecifierSet(self.number(name)) if name in self.values else None
         except InvalidSpecifier as error:
             raise self.bad(name, error) from None
 
     def version(self, name: str) -> Version | None:
         try:
-            return Version(self.values[name]) if name in self.values else None
+            return Version(self.number(name)) if name in self.values else None
         except InvalidVersion as error:
             raise self.bad(name, error) from None
+
+    def number(self, name: str) -> str:
+        """The value, in which no number is longer than one that a release can have."""
+        if re.search(r"\d{10}", self.values[name]):
+            raise self.bad(name, "no release has a number of ten digits")
+        return self.values[name]
+
+    def tests(self) -> tuple[str, ...]:
+        found = names(self.values["Tests"])
+        for test in found:
+            if why := wrong_with(test):
+                raise self.bad("Tests", f"{escaped(test)} {why}")
+        return found
 
     def drop_when(self) -> Version | None:
         """``upstream >= 0.24``, the one condition there is."""
         if "Drop-When" not in self.values:
             return None
-        found = re.fullmatch(r"upstream >= (\d+(?:\.\d+)*(?:\.post\d+)?)", self.values["Drop-When"])
+        found = re.fullmatch(r"upstream >= (\d+(?:\.\d+)*(?:\.post\d+)?)", self.number("Drop-When"))
         if found is None:
             raise self.bad("Drop-When", "write it as: upstream >= 0.24")
         return Version(found[1])
@@ -198,39 +213,6 @@ class Trailers:
 
 def names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-def touched_paths(path: str, content: bytes, first_line: int) -> tuple[str, ...]:
-    """Upstream paths named by the diff; a path that leaves the tree is an error."""
-    found: list[str] = []
-    for number, raw in outside_hunks(content, first_line):
-        text = named_path(raw)
-        if text is None:
-            continue
-        if not stays_inside(text):
-            raise malformed(path, number, f"the path {text!r} leaves the tree")
-        found.append(text)
-    return tuple(dict.fromkeys(found))
-
-
-def outside_hunks(content: bytes, first_line: int) -> Iterator[tuple[int, bytes]]:
-    """The numbered lines of the diff from `first_line` on, without what is in its hunks."""
-    in_hunk = 0
-    # Not splitlines(): a carriage return inside a line is content.
-    for number, raw in enumerate(content.split(b"\n")[first_line - 1 :], first_line):
-        if in_hunk > 0 and raw[:1] in (b" ", b"-", b"+", b""):
-            # A removed line may look like a file header ("--- a/x"): count hunk lines instead.
-            in_hunk -= 2 if raw[:1] in (b" ", b"") else 1
-            continue
-        hunk = re.match(rb"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@", raw)
-        if hunk:
-            in_hunk = sum(1 if count is None else int(count) for count in hunk.groups())
-        yield number, raw
-
-
-def stays_inside(path: str) -> bool:
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not path.startswith("/") and not {"..", ".git"} & set(parts)
 
 
 def line_of(text: str, needle: str) -> int:

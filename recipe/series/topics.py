@@ -13,6 +13,8 @@ from packaging.version import Version
 from recipe.bases.releases import Base, Bases
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
+from recipe.ground.text import read_text
+from recipe.objects.names import escaped, wrong_with
 from recipe.series.file import entry_of
 from recipe.series.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
 from recipe.series.patch import Patch, read_patch
@@ -57,7 +59,9 @@ def read_series(project: Project) -> tuple[Patch, ...]:
             raise wrong(line, f"{entry} stands twice (first on line {seen[entry]})")
         seen[entry] = line
         if entry.split("/", 1)[0] not in UPSTREAMS or ".." in entry.split("/"):
-            raise wrong(line, f"{entry} is not under {' or '.join(UPSTREAMS)}")
+            raise wrong(line, f"{escaped(entry)[1:-1]} is not under {' or '.join(UPSTREAMS)}")
+        if why := wrong_with(entry):
+            raise wrong(line, f"{escaped(entry)} {why}")
         if entry not in present:
             raise wrong(line, f"patches/{entry} doesn't exist")
         patches.append(read_patch(project.patches, entry))
@@ -72,7 +76,7 @@ def read_series(project: Project) -> tuple[Patch, ...]:
 
 def series_entries(path: Path) -> list[tuple[int, str]]:
     """Line number and entry of a quilt series file; comments and blank groups are skipped."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path).splitlines()
     named = ((number, entry_of(line)) for number, line in enumerate(lines, 1))
     return [(number, entry) for number, entry in named if entry is not None]
 
@@ -177,7 +181,9 @@ def check_patches(project: Project, bases: Bases, patches: tuple[Patch, ...]) ->
         resolve(patches, base)
     for patch in patches:
         for test in patch.tests:
-            if not (project.root / test).is_file():
+            found = project.root / test
+            inside = found.resolve().is_relative_to(project.root.resolve())
+            if not (found.is_file() and inside):
                 raise ConfigError(
                     f"patches/{patch.path}:{patch.line_of('Tests')}: Tests: {test} doesn't exist",
                     next="name a test file of this repository",

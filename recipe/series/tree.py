@@ -12,8 +12,9 @@ from pathlib import Path
 
 from recipe.ground import run, scratch
 from recipe.ground.errors import ApplyError, UsageError
-from recipe.objects.git import Change, Store
+from recipe.objects.git import Change, DoesNotApply, Store
 from recipe.objects.repository import make_work_repository, set_template
+from recipe.objects.trees import check_tree
 from recipe.series.overlay import OverlayFile
 from recipe.series.patch import Patch
 
@@ -63,16 +64,25 @@ def apply_all(
                     tree, head, message=patch.message, author=patch.author, date=patch.date
                 )
             commits.append((OVERLAY if patch is None else patch.path, head))
+    check_tree(store, head, unfit)
     return Applied(base=base, head=head, commits=tuple(commits), changes=store.changes(base, head))
+
+
+def unfit(name: str, why: str) -> ApplyError:
+    """A patch can change what a link of upstream's points to, and name a file beside another."""
+    return ApplyError(
+        f"in the patched tree {name} {why}",
+        means="Nothing was applied or built.",
+        next=f"grep -rnF {name} patches overlay, and mend what makes it",
+    )
 
 
 def apply_one(store: Store, index: Path, patch: Patch) -> None:
     try:
         store.apply(patch.content, index)
-    except run.CommandFailed as error:
-        evidence = [line.removeprefix("error: ") for line in error.stderr.splitlines() if line]
+    except DoesNotApply as no:
         raise ApplyError(
-            f"patches/{patch.path} doesn't apply: {'; '.join(evidence)}",
+            f"patches/{patch.path} doesn't apply: {'; '.join(no.lines)}",
             means="Its context must match exactly. Nothing was applied or built.",
             next=f"python build.py apply --until {patch.path} --tree DIR, "
             "then mend the patch against that tree",

@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import version as version_of
 from pathlib import Path
 
-from recipe.ground import scratch
+from recipe.ground import proven, scratch
 from recipe.ground.errors import AuditError
+from recipe.wheel.read import opened
 from recipe.wheel.write import dist_info, read_record
 
 
 def check_wheel(path: Path, *, version: str, expected: dict[str, str]) -> None:
     """Every member against RECORD, the version, and `expected` (member to sha256, hexadecimal)."""
-    with zipfile.ZipFile(path) as wheel:
+    with opened(path) as wheel:
         info = dist_info(wheel)
         recorded = read_record(wheel, info)
         names = wheel.namelist()
@@ -60,13 +61,12 @@ def platform_tag(published: Path, sha256: str, cache: Path) -> str:
     pinned wheel needs never changes: the answer is kept by its hash.
     """
     stored = cache / "audit" / f"{sha256}.json"
-    if stored.exists():
-        return str(json.loads(stored.read_text(encoding="utf-8"))["platform"])
+    question = f"platform tag of {sha256} by auditwheel {version_of('auditwheel')}"
+    found = proven.recall(stored, question)
+    if found is not None:
+        return str(found["platform"])
     tag = tag_of(published)
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    temporary = stored.with_suffix(".part")
-    temporary.write_text(json.dumps({"platform": tag}), encoding="utf-8")
-    temporary.rename(stored)
+    proven.keep(stored, question, {"platform": tag})
     return tag
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recipe.ground.errors import AuditError
+from recipe.objects.members import check_members
 
 # What zipfile lets through of an archive it can't read: RuntimeError is an encrypted member and, as
 # NotImplementedError, a method it doesn't know; OSError is bzip2's.
@@ -43,6 +44,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except UNREADABLE as error:
         raise no_wheel(path, str(error)) from None
     with archive:
+        check_members(archive, lambda name, why: no_wheel(path, f"its member {name} {why}"))
         yield archive
 
 

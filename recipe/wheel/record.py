@@ -7,7 +7,8 @@ Nothing here depends on the machine or the hour, so it doesn't disturb the wheel
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from recipe.ground.digest import sha256
@@ -19,33 +20,34 @@ SCHEMA = 1
 FOLDER = "sm12x"
 
 
-def record_files(
-    origin: Origin,
-    components: tuple[Component, ...],
-    files: Mapping[str, bytes],
-    before: Mapping[str, str],
-    removed: set[str],
-    built: Mapping[str, Any],
-) -> dict[str, bytes]:
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What was made of upstream's wheel.
+
+    files: new content by path. before: upstream's sha256 by path, of the members that it had.
+    removed: paths that are gone. built: what decides the compiled bytes, empty where none are ours.
+    """
+
+    components: tuple[Component, ...]
+    files: Mapping[str, bytes]
+    before: Mapping[str, str]
+    removed: Set[str]
+    built: Mapping[str, Any]
+
+
+def record_files(origin: Origin, made: Changes) -> dict[str, bytes]:
     """The new members of .dist-info: record, bill of materials, every patch that was applied."""
     members = {f"{FOLDER}/patches/{patch.path}": patch.content for patch in origin.series.patches}
     series = "".join(f"{patch.path}\n" for patch in origin.series.patches)
     members[f"{FOLDER}/patches/series"] = series.encode()
-    document = record(origin, components, files, before, removed, built)
-    text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+    text = json.dumps(record(origin, made), indent=1, sort_keys=True) + "\n"
     members[f"{FOLDER}/record.json"] = text.encode()
     members[f"sboms/{sbom.FILE}"] = sbom.sbom(origin)
     return members
 
 
-def record(
-    origin: Origin,
-    components: tuple[Component, ...],
-    files: Mapping[str, bytes],
-    before: Mapping[str, str],
-    removed: set[str],
-    built: Mapping[str, Any],
-) -> dict[str, Any]:
+def record(origin: Origin, made: Changes) -> dict[str, Any]:
+    """The document of record.json."""
     overlay = {file.path for file in origin.series.files}
     return {
         "schema": SCHEMA,
@@ -67,17 +69,17 @@ def record(
                 "path": path,
                 "origin": "overlay" if path in overlay else "patched",
                 "sha256": sha256(content),
-                "upstream_sha256": before.get(path),
+                "upstream_sha256": made.before.get(path),
             }
-            for path, content in sorted(files.items())
+            for path, content in sorted(made.files.items())
         ],
-        "removed": sorted(removed),
+        "removed": sorted(made.removed),
         "components": [
             {"name": c.name, "action": c.action, "why": c.why, "files": list(c.files)}
-            for c in components
+            for c in made.components
         ],
-        "compiled": dict(built),
-        "not_in_this_wheel": missing(origin, components),
+        "compiled": dict(made.built),
+        "not_in_this_wheel": missing(origin, made.components),
     }
 
 

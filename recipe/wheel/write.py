@@ -23,6 +23,7 @@ from typing import IO
 from packaging.utils import parse_wheel_filename
 
 from recipe.ground.errors import AuditError, SourceError
+from recipe.wheel.read import opened
 
 # The oldest date a zip archive can hold.
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -50,7 +51,7 @@ class Edit:
 
 def names_in(wheel: Path) -> list[str]:
     """The members of a wheel, by their paths."""
-    with zipfile.ZipFile(wheel) as archive:
+    with opened(wheel) as archive:
         return archive.namelist()
 
 
@@ -63,7 +64,7 @@ def wheel_name(published: str, version: str, platform: str) -> str:
 
 def write_wheel(published: Path, target: IO[bytes], edit: Edit) -> None:
     """Write the edited wheel to `target`; SourceError if the wheel isn't of the same sources."""
-    with zipfile.ZipFile(published) as old, zipfile.ZipFile(target, "w", allowZip64=True) as new:
+    with opened(published) as old, zipfile.ZipFile(target, "w", allowZip64=True) as new:
         old_info = dist_info(old)
         new_info = f"vllm-{edit.version}.dist-info"
         written = own_members(old, old_info, new_info, edit)

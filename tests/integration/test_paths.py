@@ -78,6 +78,8 @@ def overlay() -> Iterator[Any]:
 
 def serves(release: Release, tag: str, kind: Any, *, speculation: bool) -> bool:
     """Whether upstream's path can serve a model, by its own code and FlashInfer's files."""
+    if kind.dcp and not shared(release, kind):
+        return False
     facts = WHEELS[PINS[tag]]
     kernels = any("/csrc/sparse_mla_sm120" in name for name in facts["files"])
     numbers = tuple(map(int, PINS[tag].split(".post")[0].split(".")))
@@ -90,7 +92,12 @@ def serves(release: Release, tag: str, kind: Any, *, speculation: bool) -> bool:
         "GLM53_NOPE" in facts["shapes"] and release.writes_without_rope()
     ):
         return False
-    return not release.objections(index_topk=kind.index_topk, rope_dim=kind.rope_dim, dcp=kind.dcp)
+    return not release.objections(index_topk=kind.index_topk, rope_dim=kind.rope_dim)
+
+
+def shared(release: Release, kind: Any) -> bool:
+    """Whether ranks can share a model's contexts, which takes more than an LSE of the kernels."""
+    return release.shares_contexts() and (kind.layout.value != "V4" or release.shares_windows())
 
 
 @pytest.mark.parametrize("tag", PINS)
@@ -116,9 +123,36 @@ def test_the_overlay_tells_what_upstreams_own_code_says(
         elif serves(release, tag, kind, speculation=row.speculation):
             expected = "upstream"
         else:
-            ours = not kind.dcp or release.hands_on_lse("flashmla")
-            expected = "triton" if ours else "none"
+            expected = "none" if kind.dcp and not shared(release, kind) else "triton"
         assert row.choice.path.value == expected, row
+
+
+# What the overlay's implementations call, and read of upstream's, where ranks share contexts.
+CONVERTS = {
+    "req_id", "block_table", "token_indices", "dcp_size", "dcp_rank", "cp_kv_cache_interleave_size",
+    "BLOCK_SIZE", "NUM_TOPK_TOKENS", "BLOCK_N", "return_valid_counts",
+}  # fmt: skip
+READS = ("self.kv_scale_format", "self._workspace_buffer", "_get_workspace_buffer", "self.scale,")
+
+
+@pytest.mark.parametrize("tag", PINS)
+def test_releases_that_share_contexts_have_what_the_overlay_calls(
+    tag: str, sources: Callable[[str], Release]
+) -> None:
+    release = sources(tag)
+    found = release.arguments(
+        "vllm/v1/attention/backends/mla/sparse_utils.py", "triton_filter_and_convert_dcp_index"
+    )
+    assert bool(found) == release.shares_contexts()
+    if not found:
+        return
+    assert found >= CONVERTS
+    theirs = release.read("vllm/v1/attention/backends/mla/flashinfer_mla_sparse_sm120.py") or ""
+    assert all(name in theirs for name in READS)
+    rows = "flat_kv_row_view" in (
+        release.read("vllm/v1/attention/backends/mla/sparse_utils.py") or ""
+    )
+    assert rows == ("BLOCK_STRIDE_ROWS" in found)
 
 
 @pytest.mark.parametrize("tag", ["v0.20.2", "v0.29.0", "v0.33.0"])

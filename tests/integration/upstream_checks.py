@@ -61,7 +61,7 @@ class Release:
             return False
         return bool(ask(heads, window) if ask else present())
 
-    def objections(self, *, index_topk: int, rope_dim: int, dcp: bool) -> list[str]:
+    def objections(self, *, index_topk: int, rope_dim: int) -> list[str]:
         """What its FlashInfer backend for SM12x has against a V3.2 layer."""
         source = self.read(f"{MLA}/flashinfer_mla_sparse.py")
         if source is None or SM120 not in source:
@@ -82,8 +82,7 @@ class Release:
             "device_capability": SimpleNamespace(major=12, minor=1),
             "attn_type": "decoder",
         }
-        reasons = list(backend.validate_configuration(**layer))
-        return [*reasons, "no LSE"] if dcp and not self.hands_on_lse("sm120") else reasons
+        return list(backend.validate_configuration(**layer))
 
     def _backend(self, source: str) -> Any:
         names: dict[str, Any] = {
@@ -113,20 +112,21 @@ class Release:
             vars(module).update({k: v for k, v in members.items() if not k.startswith("__")})
             sys.modules[name] = module
 
-    def hands_on_lse(self, which: str) -> bool:
-        """Whether the class of a path gives the softmax's LSE: FlashInfer's (sm120), FlashMLA's."""
-        files = {
-            "sm120": (f"{MLA}/flashinfer_mla_sparse_sm120.py", "FlashInferMLASparseSM120Impl"),
-            "flashmla": (f"{MLA}/flashmla_sparse.py", "FlashMLASparseImpl"),
-        }
-        path, name = files[which]
+    def shares_contexts(self) -> bool:
+        """Whether its sparse indexer picks from contexts that ranks share."""
+        return "dcp_world_size" in (self.read(f"{MLA}/indexer.py") or "")
+
+    def shares_windows(self) -> bool:
+        """Whether its caches of sliding windows, as V4 has them, can be on several ranks."""
+        source = self.read("vllm/v1/kv_cache_interface.py") or ""
+        return "DCP not support sliding window" not in source
+
+    def arguments(self, path: str, function: str) -> set[str]:
+        """What a function takes, by its source."""
         for node in ast.walk(ast.parse(self.read(path) or "")):
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                return any(
-                    ast.unparse(line).startswith("can_return_lse_for_decode: bool = True")
-                    for line in node.body
-                )
-        return False
+            if isinstance(node, ast.FunctionDef) and node.name == function:
+                return {each.arg for each in [*node.args.args, *node.args.kwonlyargs]}
+        return set()
 
     def writes_without_rope(self) -> bool:
         """Whether the kernel that writes the packed cache takes keys without a RoPE part."""

@@ -4,6 +4,7 @@
 import importlib
 import importlib.util
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+TRIAL = "SM12X_TORCHVISION_LOADS"
 OVERLAY = Path(__file__).parents[2] / "overlay" / "vllm"
 
 
@@ -67,6 +69,14 @@ def modeling_of() -> Callable[[str], ModuleType]:
     return load
 
 
+def torchvision_loads() -> bool:
+    """Whether it does beside this torch; what is started from here needn't find out again."""
+    if TRIAL not in os.environ:
+        trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True)
+        os.environ[TRIAL] = "" if trial.returncode else "yes"
+    return bool(os.environ[TRIAL])
+
+
 def _let_torchvision_import() -> None:
     """Declare operators that torchvision misses beside a CPU build of torch.
 
@@ -77,8 +87,7 @@ def _let_torchvision_import() -> None:
         return
     import torch
 
-    trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True)
-    if trial.returncode and not hasattr(torch.ops.torchvision, "nms"):
+    if not torchvision_loads() and not hasattr(torch.ops.torchvision, "nms"):
         for name in ("nms", "qnms"):
             schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             torch.library.define(f"torchvision::{name}", schema)

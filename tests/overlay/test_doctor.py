@@ -13,18 +13,23 @@ from typing import Any
 import pytest
 from flashinfer_wheels import install
 from vllm.sm12x import envs
-from vllm.sm12x.doctor import binaries, machine
+from vllm.sm12x.doctor import binaries, command, machine
 from vllm.sm12x.doctor import report as doctor
 from vllm.sm12x.doctor.binaries import Extension, Verdict
+from vllm.sm12x.doctor.host_memory import HostMemory
 from vllm.sm12x.doctor.machine import Device, Facts, Knob
 from vllm.sm12x.doctor.report import advise, choices, choose_gemm
 from vllm.sm12x.support import FlashInfer, Route
 from vllm.sm12x.support.gemm import DeepGemm
 
-GB10 = Device(name="NVIDIA GB10", capability=(12, 1), memory_gib=120)
+GB10 = Device(name="NVIDIA GB10", capability=(12, 1), memory_gib=120, integrated=True)
 PRO = Device(name="RTX PRO 6000", capability=(12, 0), memory_gib=95)
 H100 = Device(name="H100", capability=(9, 0), memory_gib=80)
 KERNELS = FlashInfer(version="0.7.2", kernels=True, hangs=False)
+MEMORY = HostMemory(
+    total=119 << 30, free=100 << 30, available=110 << 30, large_free=90 << 30, swap_total=0,
+    swap_free=0, page=4096,
+)  # fmt: skip
 
 
 def facts(**changes: Any) -> Facts:
@@ -33,6 +38,7 @@ def facts(**changes: Any) -> Facts:
         "devices": (GB10,),
         "is_cuda": True,
         "driver": "580.1",
+        "memory": MEMORY,
         "versions": {
             "vllm": "0.33.0+sm12x.1",
             "torch": "2.14.0",
@@ -66,6 +72,16 @@ def report(found: Facts) -> str:
     device = found.devices[0]
     chosen = choices(found, device, None), choose_gemm(found, device, None)
     return doctor.report(found, *chosen, ())
+
+
+def test_memory_that_the_gpu_does_not_get_is_told_where_it_shares_the_hosts() -> None:
+    full = dataclasses.replace(MEMORY, free=5 << 30, large_free=4 << 30)
+    for device, advised in ((GB10, True), (PRO, False)):
+        found = facts(devices=(device,), memory=full)
+        assert "5.00 GiB free, 110.00 GiB available" in report(found)
+        assert ("drop_caches" in advice_for(found)) is advised
+    assert "drop_caches" not in advice_for(facts())
+    assert "GiB available" not in report(facts(memory=None))
 
 
 @pytest.mark.parametrize(
@@ -193,11 +209,10 @@ def taken(found: Facts, device: Device, forced: bool | None = None) -> dict[str,
 def test_paths_are_those_that_support_decides() -> None:
     newest = taken(facts(), GB10)
     triton = {name for name, path in newest.items() if path is Route.TRITON}
-    assert {name.removeprefix("GLM-5.2 with ") for name in triton} == {
-        "1024 picks a row",
-        "decode context parallelism",
-    }
-    assert {newest[name] for name in set(newest) - triton} == {Route.UPSTREAM}
+    assert triton == {"GLM-5.2 with 1024 picks a row"}
+    shared = "DeepSeek V4-Flash with decode context parallelism"
+    assert newest[shared] is Route.NONE
+    assert {newest[name] for name in set(newest) - triton - {shared}} == {Route.UPSTREAM}
     old = facts(
         versions=versions(vllm="0.20.2"),
         flashinfer=FlashInfer(version="0.6.8", kernels=False, hangs=False),
@@ -213,7 +228,9 @@ def test_paths_are_those_that_support_decides() -> None:
 
 def test_a_machine_that_cannot_compile_flashinfers_kernels_takes_triton() -> None:
     found = facts(flashinfer_unusable="vLLM uses no FlashInfer here")
-    assert set(taken(found, GB10).values()) == {Route.TRITON}
+    paths = taken(found, GB10)
+    assert paths.pop("DeepSeek V4-Flash with decode context parallelism") is Route.NONE
+    assert set(paths.values()) == {Route.TRITON}
     assert "flashinfer-cubin: vLLM uses no FlashInfer here" in advice_for(found)
 
 
@@ -366,7 +383,12 @@ def test_a_device_that_is_not_here_can_be_asked_for(tmp_path: Path, version: str
 
 
 @pytest.mark.parametrize("device", ["12", "sm_121", "12.1a", "", "-1.0", "12.10"])
-def test_what_is_no_capability_is_refused_in_one_line(device: str) -> None:
-    done = run_module(f"--device={device}")
-    assert done.returncode == 2
-    assert f"{device!r} is no capability; write it as 12.1" in done.stderr.splitlines()[-1]
+def test_what_is_no_capability_is_refused_in_one_line(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main([f"--device={device}"])
+    assert ended.value.code == 2
+    assert (
+        f"{device!r} is no capability; write it as 12.1" in capsys.readouterr().err.splitlines()[-1]
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from vllm.sm12x import envs
+from vllm.sm12x.envs import variable as variable_module
 from vllm.sm12x.envs.values import gibibytes
 
 SIZE = envs.EnvVar(
@@ -27,7 +28,7 @@ def fresh_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in (*envs.VARIABLES, *envs.CHANGED, SIZE):
         for name in (variable.name, *variable.aliases):
             monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(envs, "_warned", set())
+    monkeypatch.setattr(variable_module, "_warned", set())
 
 
 def test_unset_variables_have_their_documented_defaults() -> None:
@@ -75,7 +76,7 @@ def test_an_invalid_value_gives_the_default_and_one_warning(
     default: Any,
     expected: str,
 ) -> None:
-    records = log_of(envs.logger.name)
+    records = log_of(variable_module.logger.name)
     monkeypatch.setenv(name, text)
     assert [envs.get(name) for _ in range(3)] == [default] * 3
     (record,) = records
@@ -88,7 +89,7 @@ def test_an_invalid_value_gives_the_default_and_one_warning(
 def test_each_invalid_variable_gets_its_own_warning(
     monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
 ) -> None:
-    records = log_of(envs.logger.name)
+    records = log_of(variable_module.logger.name)
     checked = [v for v in envs.VARIABLES if v.parser is not str]
     for variable in checked:
         monkeypatch.setenv(variable.name, "nonsense")
@@ -172,7 +173,7 @@ def test_a_reading_says_where_the_value_comes_from_and_warns_of_nothing(
     name: str | None,
     value: float,
 ) -> None:
-    records = log_of(envs.logger.name)
+    records = log_of(variable_module.logger.name)
     for variable, text in texts.items():
         monkeypatch.setenv(variable, text)
     reading = SIZE.read()
@@ -184,7 +185,7 @@ def test_a_reading_says_where_the_value_comes_from_and_warns_of_nothing(
 def test_empty_text_counts_as_unset(
     monkeypatch: pytest.MonkeyPatch, log_of: Callable[[str], list[logging.LogRecord]]
 ) -> None:
-    records = log_of(envs.logger.name)
+    records = log_of(variable_module.logger.name)
     monkeypatch.setenv("VLLM_SM12X_PREFETCH", " ")
     assert envs.get("VLLM_SM12X_PREFETCH") == "auto"
     assert records == []
@@ -302,5 +303,5 @@ def test_importing_the_table_imports_nothing_of_vllm_or_torch() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    ours = ["vllm.sm12x", "vllm.sm12x.envs", "vllm.sm12x.envs.values"]
-    assert result.stdout.split() == ["vllm", *ours]
+    ours = ["envs", "envs.values", "envs.variable"]
+    assert result.stdout.split() == ["vllm", "vllm.sm12x", *(f"vllm.sm12x.{name}" for name in ours)]

@@ -14,10 +14,10 @@ import pytest
 import torch
 from vllm.sm12x import layouts
 from vllm.sm12x.layouts import V4, V32, Layout
+from vllm.sm12x.layouts.scope import Scope
 from vllm.sm12x.ops import flash_mla
 from vllm.sm12x.ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 from vllm.sm12x.reference import decode
-from vllm.sm12x.scope import Scope
 
 BOTH = pytest.mark.parametrize("layout", [V4, V32], ids=lambda layout: layout.name)
 

@@ -16,9 +16,9 @@ import torch
 from replay import Graph, ReadBackError
 from vllm.sm12x import layouts
 from vllm.sm12x.layouts import V4, V32
+from vllm.sm12x.layouts.scope import Scope
 from vllm.sm12x.ops.flash_mla import flash_mla_with_kvcache, get_mla_metadata
 from vllm.sm12x.reference import decode as reference
-from vllm.sm12x.scope import Scope
 
 interpreted.kernels("decode")
 

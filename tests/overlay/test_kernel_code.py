@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOL_MISSING = 8
+# Where the recipe keeps what is measured, for the next wheel with the same kernels and compiler.
+KEPT = os.environ.get("SM12X_KEPT")
 # The compilers that the releases' own torch brings.
 BUDGETS = json.loads((ROOT / "benchmarks" / "kernel_budget.json").read_text(encoding="utf-8"))
 
@@ -23,6 +25,8 @@ def report() -> dict[str, Any]:
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     command = [sys.executable, "-m", "benchmarks.kernel_report", "--no-upstream", "--json"]
+    if KEPT:
+        command += ["--keep", KEPT]
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode == TOOL_MISSING:

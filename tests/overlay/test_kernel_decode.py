@@ -11,8 +11,8 @@ import pytest
 import torch
 from vllm.sm12x import layouts
 from vllm.sm12x.layouts import V4, V32, Layout, ScaleRule
+from vllm.sm12x.layouts.scope import Scope
 from vllm.sm12x.reference import decode as reference
-from vllm.sm12x.scope import Scope
 
 decode, tiles = interpreted.kernels("decode", "tiles")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from vllm.sm12x.layouts import V4
-from vllm.sm12x.scope import Scope
+from vllm.sm12x.layouts.scope import Scope
 
 decode, prefill, einsum, prenorm, prompt, paged, tiles = interpreted.kernels(
     "decode", "prefill", "fp8_einsum", "hc_prenorm", "mqa_logits", "paged_mqa_logits", "tiles"

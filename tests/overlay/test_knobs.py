@@ -11,10 +11,10 @@ import pytest
 import torch
 from vllm.sm12x import layouts
 from vllm.sm12x.layouts import V4
+from vllm.sm12x.layouts.scope import Scope
 from vllm.sm12x.ops import dump
 from vllm.sm12x.ops.flash_mla import flash_mla_sparse_fwd, flash_mla_with_kvcache
 from vllm.sm12x.reference import decode as reference
-from vllm.sm12x.scope import Scope
 
 decode, tiles = interpreted.kernels("decode", "tiles")
 
@@ -93,7 +93,7 @@ def test_rows_in_passes_are_the_rows_of_one_call(
     launch = decode._launch
 
     def watch(*args: Any) -> None:
-        workspaces.append(args[-2])
+        workspaces.append(args[-1].out)
         launch(*args)
 
     monkeypatch.setattr(decode, "_launch", watch)

@@ -17,9 +17,9 @@ import pytest
 import torch
 from vllm.sm12x import layouts
 from vllm.sm12x.layouts import V32, ScaleRule
+from vllm.sm12x.layouts.scope import Scope
 from vllm.sm12x.reference.decode import sparse_decode
 from vllm.sm12x.reference.prefill import sparse_prefill
-from vllm.sm12x.scope import Scope
 
 TOKENS, TOPK, POOL, HEADS, NOPE = 24, 8, 4, 3, 16
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 from vllm.sm12x import layouts
 from vllm.sm12x.layouts import V4
+from vllm.sm12x.layouts.scope import Scope
 from vllm.sm12x.reference.decode import sparse_decode
 from vllm.sm12x.reference.prefill import sparse_prefill
-from vllm.sm12x.scope import Scope
 
 TOKENS, WINDOW, TOPK = 40, 8, 5
 RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}

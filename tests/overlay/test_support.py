@@ -126,16 +126,30 @@ def test_a_forced_path_that_lacks_something_is_worth_a_warning() -> None:
 def test_the_triton_kernels_are_written_for_these_rope_widths(
     model: dict[str, Any], because: str
 ) -> None:
-    found = choice.triton_lacks("0.33.0", **model)
+    found = choice.triton_lacks(**model)
     assert because in found and bool(found) == bool(because)
 
 
-@pytest.mark.parametrize("version", ["0.20.2", "0.28.0", "0.29.0", "0.33.0", "0.34.0", "dev"])
-def test_decode_context_parallelism_needs_a_flashmla_that_hands_the_lse_on(version: str) -> None:
-    model: dict[str, Any] = {"layout": Cache.V32, "rope_dim": 64, "dcp": True}
-    assert ("LSE" in choice.triton_lacks(version, **model)) == (version in ("0.20.2", "0.28.0"))
-    refused = support.vllm_refuses(version, index_topk=2048, **model)
-    assert ("LSE" in refused) == (version in ("0.28.0", "0.29.0", "0.33.0"))
+@pytest.mark.parametrize(
+    "version", ["0.20.2", "0.24.0", "0.25.0", "0.28.0", "0.33.0", "0.34.0", "dev"]
+)
+def test_ranks_share_contexts_from_the_indexer_on_that_picks_from_them(version: str) -> None:
+    found = choice.sharing_refused(version, layout=Cache.V32)
+    assert ("indexer" in found) == bool(found) == (version in ("0.20.2", "0.24.0"))
+
+
+@pytest.mark.parametrize("version", ["0.20.2", "0.25.0", "0.33.0", "0.34.0", "dev"])
+def test_v4s_windows_are_shared_by_no_release_that_was_looked_at(version: str) -> None:
+    found = choice.sharing_refused(version, layout=Cache.V4)
+    assert ("sliding windows" in found) == bool(found) == (version not in ("0.34.0", "dev"))
+
+
+def test_what_cannot_be_shared_is_refused_with_what_to_type() -> None:
+    why = choice.sharing_refused("0.33.0", layout=Cache.V4)
+    said = str(choice.cannot_share(4, why))
+    assert said.startswith(f"--decode-context-parallel-size 4 can't be served on SM12x: {why}. ")
+    assert said.endswith(" Type --decode-context-parallel-size 1.")
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(

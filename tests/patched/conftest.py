@@ -21,6 +21,7 @@ import pytest
 from packaging.version import Version
 
 BASE = os.environ.get("SM12X_BASE")
+TRIAL = "SM12X_TORCHVISION_LOADS"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,6 +88,14 @@ def folder_from(variable: str) -> Path:
     return Path(value)
 
 
+def torchvision_loads() -> bool:
+    """Whether it does beside this torch; what is started from here needn't find out again."""
+    if TRIAL not in os.environ:
+        trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True)
+        os.environ[TRIAL] = "" if trial.returncode else "yes"
+    return bool(os.environ[TRIAL])
+
+
 def declare_torchvision_operators() -> None:
     """Let torchvision import beside a torch that its compiled part doesn't load with.
 
@@ -97,8 +106,7 @@ def declare_torchvision_operators() -> None:
     """
     if importlib.util.find_spec("torchvision") is None or "torchvision" in sys.modules:
         return
-    trial = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True)
-    if trial.returncode == 0:
+    if torchvision_loads():
         return
     import torch
 

@@ -84,10 +84,9 @@ def make(
         parallel_state.init_distributed_environment(1, 0, where, 0, "gloo")
         parallel_state.initialize_model_parallel(1)
 
-    def layer(cache_dtype: str, device: Device = SM120, *, context_ranks: int = 1) -> Any:
+    def layer(cache_dtype: str, device: Device = SM120) -> Any:
         config = configured(cache_dtype)
         devices.use(device, monkeypatch)
-        config.parallel_config.decode_context_parallel_size = context_ranks
         hf = config.model_config.hf_config
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
@@ -161,8 +160,8 @@ def test_a_packed_cache_is_attended_with_the_sinks(
 ) -> None:
     import torch
     from vllm.sm12x.layouts import V32
+    from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.reference import decode
-    from vllm.sm12x.scope import Scope
 
     layer = make("fp8_ds_mla")
     layer.learnable_sink_param.data.copy_(sinks())
@@ -209,9 +208,16 @@ def test_a_cache_in_bfloat16_is_attended_with_the_sinks(
     assert lse.shape == (ROWS, HEADS)
 
 
-def test_a_context_that_ranks_share_is_refused(make: Callable[..., Any]) -> None:
-    with pytest.raises(NotImplementedError, match="--decode-context-parallel-size 1"):
-        make("fp8_ds_mla", context_ranks=2)
+def test_prompts_that_ranks_share_beside_contexts_are_refused(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.distributed import parallel_state
+    from vllm.sm12x.mla import backend
+
+    monkeypatch.setattr(parallel_state, "get_dcp_world_size_and_rank", lambda _: (2, 0))
+    monkeypatch.setattr(backend, "reads_in_place", lambda config: False)
+    with pytest.raises(NotImplementedError, match="--prefill-context-parallel-size 1"):
+        make("fp8_ds_mla")
 
 
 @pytest.mark.parametrize(
@@ -224,4 +230,4 @@ def test_sinks_of_another_form_are_refused(
     from vllm.sm12x.mla.backend import check_sinks
 
     with pytest.raises(ValueError, match=r"expected \(8,\) torch.float32"):
-        check_sinks(torch.zeros(shape, dtype=getattr(torch, dtype)), HEADS, 1)
+        check_sinks(torch.zeros(shape, dtype=getattr(torch, dtype)), HEADS)

@@ -62,7 +62,6 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
         backend: str | None = None,
         rope_dim: int = 64,
         index_topk: int = 2048,
-        dcp: int = 1,
         **options: Any,
     ) -> str:
         import torch
@@ -71,7 +70,6 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
 
         selected = AttentionBackendEnum[backend] if backend else None
         config = devices.model(index_topk=index_topk, rope_dim=rope_dim, backend=selected)
-        config.parallel_config.decode_context_parallel_size = dcp
         # Not its getter: a module that is imported here for the first time would keep ours.
         current = importlib.import_module("vllm.config.vllm")
         monkeypatch.setattr(current, "_current_vllm_config", config)
@@ -83,8 +81,6 @@ def select(monkeypatch: pytest.MonkeyPatch, base: Version) -> Callable[..., str]
             "use_mla": True,
             "use_sparse": True,
         }
-        if "use_dcp" in AttentionSelectorConfig._fields:
-            layer["use_dcp"] = dcp > 1
         platform = devices.use(device, monkeypatch, cuda)
         chosen: str = platform.get_attn_backend_cls(
             selected, AttentionSelectorConfig(**(layer | options)), num_heads=32
@@ -231,18 +227,6 @@ def test_glm_without_rope_takes_flashinfer_where_that_and_vllms_cache_know_such_
     else:
         served = base >= Version("0.31") and version >= "0.7"
         assert chosen == (FLASHINFER if served else OURS)
-
-
-def test_context_parallelism_takes_ours_from_the_flashmla_on_that_hands_the_lse_on(
-    select: Callable[..., str], have_flashinfer: Callable[..., Path], base: Version
-) -> None:
-    """FlashInfer's path hands none on; with neither, upstream is left to say so."""
-    have_flashinfer()
-    chosen = answer(lambda: select(SM120, dcp=2))
-    if base >= Version("0.29"):
-        assert chosen == OURS
-    else:
-        assert chosen == FLASHINFER or chosen.startswith("ValueError")
 
 
 @pytest.mark.parametrize(

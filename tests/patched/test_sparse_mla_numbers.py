@@ -76,8 +76,8 @@ def impl(functions: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_v32_layer_over_its_packed_cache(impl: Any, functions: Any) -> None:
     import torch
     from vllm.sm12x.layouts import V32
+    from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.reference import decode
-    from vllm.sm12x.scope import Scope
 
     cache, q = filled(V32, 2, 64), noise(ROWS, HEADS, V32.head_dim)
     picks = torch.randint(0, 120, (ROWS, 64), dtype=torch.int32)
@@ -122,8 +122,8 @@ def test_a_v4_layer_decodes_its_window_and_its_compressed_states(
 ) -> None:
     import torch
     from vllm.sm12x.layouts import V4
+    from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.reference import decode
-    from vllm.sm12x.scope import Scope
 
     module = hand(v4_module(base), functions, monkeypatch)
     window, states = filled(V4, 2, 64), filled(V4, 40, 2)
@@ -184,9 +184,9 @@ def test_a_v4_layer_attends_from_prompts_without_gathering_their_keys(
     import torch
     import vllm.forward_context
     from vllm.sm12x.layouts import V4
+    from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.mla import deepseek_v4
     from vllm.sm12x.reference import decode
-    from vllm.sm12x.scope import Scope
 
     if base < Version("0.24"):
         pytest.skip("this release's class has no such metadata")

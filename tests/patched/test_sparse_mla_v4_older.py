@@ -128,8 +128,8 @@ def test_a_prompt_is_read_where_it_lies(
     """Rows of two requests, over windows of 64 and compressed states, with a decode before them."""
     import torch
     from vllm.sm12x.layouts import V4
+    from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.reference import decode
-    from vllm.sm12x.scope import Scope
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "overlay"))
     importlib.import_module("interpreted").kernels("decode", "prefill")

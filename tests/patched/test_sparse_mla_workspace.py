@@ -149,6 +149,8 @@ def test_upstreams_workspace_stays_where_keys_are_not_all_here(
     config = serving(heads=32)
     assert backend.reads_in_place(config)
     config.parallel_config.decode_context_parallel_size = 2
+    assert backend.reads_in_place(config), "ranks attend each over what they hold"
+    config.parallel_config.prefill_context_parallel_size = 2
     assert not backend.reads_in_place(config)
     config = serving(heads=32)
     config.attention_config.hisparse_config = SimpleNamespace()
@@ -192,7 +194,7 @@ def test_a_step_is_one_batch_over_the_packed_cache(
     builder = backend.SparseBackend.get_builder_cls()(spec, [LAYER], config, torch.device("cpu"))
     metadata = builder.build(0, batch(queries, [n + 300 for n in queries]))
     assert metadata.fp8_use_mixed_batch is True
-    kinds = backend.FlashMLASparseMetadata
+    kinds = importlib.import_module("vllm.sm12x.mla.builder").FlashMLASparseMetadata
     assert isinstance(metadata.fp8_extra_metadata, kinds.FP8KernelMetadata)
     # Nothing but what is a few bytes a token or a request.
     held = [v.numel() for v in vars(builder).values() if isinstance(v, torch.Tensor)]
@@ -257,7 +259,7 @@ def test_a_mixed_step_attends_into_what_was_reserved(
     metadata = SimpleNamespace(
         block_size=64, block_table=None, fp8_use_mixed_batch=True, num_actual_tokens=3,
         num_decode_tokens=1, req_id_per_token=torch.zeros(3, dtype=torch.int32),
-        fp8_extra_metadata=backend.FlashMLASparseMetadata.FP8KernelMetadata(**vars(plan)),
+        fp8_extra_metadata=flashmla_sparse.FlashMLASparseMetadata.FP8KernelMetadata(**vars(plan)),
     )  # fmt: skip
     latent, rope = torch.ones(3, heads, 512).bfloat16(), torch.ones(3, heads, rope_dim).bfloat16()
     out, _ = impl.forward_mqa((latent, rope), cache, metadata, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from unicodedata import normalize
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -53,9 +54,7 @@ STEMS = (
     "plain.py",
     "run.sh",
     "with blank.py",
-    "tab\there",
     'quo"te',
-    "back\\slash",
     "m\u00fcll.py",
     "mu\u0308ll.py",
     "\u4e16\u754c.txt",
@@ -69,8 +68,6 @@ STEMS = (
     "#hash",
     "a => b",
     "c b",
-    "bell\x07",
-    "n\nl",
     ".gitignore",
     ".gitattributes",
 )
@@ -128,10 +125,12 @@ FILES = st.builds(lambda content, x: File(content=content, executable=x), CONTEN
 
 
 def fits(tree: Mapping[str, File], name: str) -> bool:
-    """Whether a new file can have the name: no folder is a file, nor the other way round."""
+    """Whether a new file can have the name: no folder is a file, nor the other way round, and no
+    disk that composes letters takes two names for one."""
+    new = normalize("NFC", name)
+    old = [normalize("NFC", other) for other in tree]
     return not any(
-        other == name or other.startswith(name + "/") or name.startswith(other + "/")
-        for other in tree
+        other == new or other.startswith(new + "/") or new.startswith(other + "/") for other in old
     )
 
 

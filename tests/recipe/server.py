@@ -6,6 +6,7 @@ It can be told to cut a connection, to refuse ranges or to send other bytes than
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import threading
@@ -21,7 +22,10 @@ class Index:
     """What the server has and how it behaves.
 
     files: content by project and name. sends: bytes sent instead of the listed ones. cuts: for a
-    file name, after how many bytes the next answers end early. asked: (path, Range) of each GET.
+    file name, after how many bytes the next answers end early. length: what an answer to HEAD says
+    instead of the size. asked: (path, Range) of each GET.
+    login: ``user:password`` that every request must prove. proofs: (path, Authorization) of each
+    request. elsewhere: another index's address, to which files are redirected.
     """
 
     url: str = ""
@@ -29,6 +33,10 @@ class Index:
     sends: dict[str, bytes] = field(default_factory=dict)
     cuts: dict[str, list[int]] = field(default_factory=dict)
     ranges: bool = True
+    length: str | None = None
+    login: str = ""
+    elsewhere: str = ""
+    proofs: list[tuple[str, str | None]] = field(default_factory=list)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
     def add(self, project: str, name: str, content: bytes) -> None:
@@ -37,6 +45,10 @@ class Index:
     def fetched(self, name: str) -> list[str | None]:
         """The Range header of each request for a file, in order."""
         return [asked for path, asked in self.asked if path.endswith("/" + name)]
+
+
+def basic(login: str) -> str:
+    return "Basic " + base64.b64encode(login.encode()).decode()
 
 
 def page(files: dict[str, bytes]) -> bytes:
@@ -60,6 +72,17 @@ def handler_for(index: Index) -> type[BaseHTTPRequestHandler]:
         def answer(self, *, body: bool) -> None:
             if body:
                 index.asked.append((self.path, self.headers.get("Range")))
+            proof = self.headers.get("Authorization")
+            index.proofs.append((self.path, proof))
+            if index.login and proof != basic(index.login):
+                self.send(401, b"who asks?", body=body, kind="text/plain")
+                return
+            if index.elsewhere and self.path.startswith("/files/"):
+                self.send_response(302)
+                self.send_header("Location", index.elsewhere.removesuffix("/simple") + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             simple = re.fullmatch(r"/simple/([^/]+)/?", self.path)
             if simple and simple[1] in index.files:
                 self.send(200, page(index.files[simple[1]]), body=body, kind="text/html")
@@ -97,7 +120,10 @@ def handler_for(index: Index) -> type[BaseHTTPRequestHandler]:
         ) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
+            length = str(len(content))
+            if not body and index.length is not None:
+                length = index.length
+            self.send_header("Content-Length", length)
             self.end_headers()
             if body:
                 self.wfile.write(content if cut is None else content[:cut])

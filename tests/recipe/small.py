@@ -132,8 +132,14 @@ def sha256(content: bytes) -> str:
 
 
 def bases_toml(
-    sdist: bytes, wheels: Mapping[str, bytes], *, tag: str = TAG, commit: str = COMMIT
+    sdist: bytes,
+    wheels: Mapping[str, bytes],
+    *,
+    tag: str = TAG,
+    commit: str = COMMIT,
+    proof: str = "",
 ) -> str:
+    """proof: what else is pinned of the source archive, as `, size = 1`."""
     rows = "\n".join(
         f'wheels.{machine} = {{ name = "{WHEELS[machine]}", sha256 = "{sha256(content)}" }}'
         for machine, content in wheels.items()
@@ -149,7 +155,7 @@ torch = "2.11.0"
 cuda = "13.0"
 python = ">=3.10"
 components = ["_C"]
-sdist = {{ name = "{SDIST}", sha256 = "{sha256(sdist)}" }}
+sdist = {{ name = "{SDIST}", sha256 = "{sha256(sdist)}"{proof} }}
 {rows}
 inner.deepgemm = {{ repository = "https://deepgemm.example/x.git", pin = "{"ab" * 20}" }}
 """

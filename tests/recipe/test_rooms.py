@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.cli.steps import steps
+from recipe.cli.steps import OVERLAY, steps
 from tests.recipe.world import CHECKOUT
 
 ROOMS = sorted(path.parent for path in (CHECKOUT / "recipe").rglob("__init__.py"))
@@ -21,9 +21,10 @@ MODULES = 14
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The recipe's code and the rule, to break."""
+    """The code of the recipe and of the overlay, and the rule, to break."""
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(CHECKOUT / "recipe", tmp_path / "recipe", ignore=ignore)
+    for folder in ("recipe", OVERLAY):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=ignore)
     shutil.copy(CHECKOUT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -37,11 +38,11 @@ def checked(root: Path) -> tuple[int, str]:
 
 
 def append(root: Path, module: str, text: str) -> None:
-    with (root / "recipe" / module).open("a", encoding="utf-8") as code:
+    with (root / module).open("a", encoding="utf-8") as code:
         code.write(f"\n{text}\n")
 
 
-def test_the_recipe_keeps_the_rule(copy: Path) -> None:
+def test_all_keep_the_rule(copy: Path) -> None:
     status, said = checked(copy)
 
     assert status == 0, said
@@ -68,7 +69,7 @@ def test_the_recipe_keeps_the_rule(copy: Path) -> None:
 def test_an_import_against_the_rule_is_seen(
     copy: Path, module: str, line: str, broken: str
 ) -> None:
-    append(copy, module, line)
+    append(copy, f"recipe/{module}", line)
 
     status, said = checked(copy)
 
@@ -78,8 +79,48 @@ def test_an_import_against_the_rule_is_seen(
     assert f"recipe.{module.removesuffix('.py').replace('/', '.')} -> recipe." in report, said
 
 
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        ("layouts/pages.py", "from ..kernels import tiles", "rooms stand on one another"),
+        ("support/route.py", "from ..ops import flash_mla", "rooms stand on one another"),
+        ("ops/checks.py", "def f():\n    from .. import loading", "rooms stand on one another"),
+        ("doctor/report.py", "from ..mla import select", "rooms stand on one another"),
+        ("loading/facts/node.py", "from ..files import pages", "Loading: the seams ask"),
+        ("loading/stream/lazy.py", "from ..window import spans", "Loading: the seams ask"),
+        ("loading/policy.py", "from .gather import gather", "Loading: the seams ask"),
+    ],
+)
+def test_an_import_of_the_overlay_against_the_rule_is_seen(
+    copy: Path, module: str, line: str, broken: str
+) -> None:
+    append(copy, f"{OVERLAY}/vllm/sm12x/{module}", line)
+
+    status, said = checked(copy)
+
+    assert status == 1, said
+    assert broken in said.partition("Broken contracts")[2], said
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import importlib\n\nimportlib.import_module('recipe.cli.main')",
+        "from importlib import import_module\n\nimport_module('recipe.cli.main')",
+    ],
+)
+def test_an_import_that_no_rule_would_see_is_refused(copy: Path, line: str) -> None:
+    (copy / "recipe" / "ground" / "hidden.py").write_text(f"{line}\n", encoding="utf-8")
+    command = [*steps([])["lint"][:4], "recipe/ground/hidden.py"]
+
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "TID251" in done.stdout, done.stdout
+
+
 def test_two_modules_of_a_package_that_import_each_other_are_seen(copy: Path) -> None:
-    append(copy, "ground/errors.py", "from recipe.ground import run")
+    append(copy, "recipe/ground/errors.py", "from recipe.ground import run")
 
     status, said = checked(copy)
 

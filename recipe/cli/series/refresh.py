@@ -28,7 +28,7 @@ def add_refresh(verbs: Any, name: str) -> None:
 
 def run_refresh(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     from recipe.ground.errors import UsageError
-    from recipe.ground.lock import hold
+    from recipe.ground.lock import hold_folder
     from recipe.series.edit import refresh
     from recipe.series.edit.canonical import open_stacks
 
@@ -39,7 +39,7 @@ def run_refresh(options: argparse.Namespace, project: Project) -> dict[str, Any]
         )
     again = ["--tree", str(options.tree)] if options.tree else options.patches
     stacks = open_stacks(project, load_bases(project.bases_file), offline=options.offline)
-    with hold(project.cache / "locks" / "series.lock", "the series"):
+    with hold_folder(project.root, project.cache, "the series"):
         if options.tree:
             found = refresh.from_tree(stacks, options.tree, options.upstream)
         else:

@@ -14,11 +14,11 @@ from recipe.bases.sources import store_of
 from recipe.compile.inner.cmake import Declared
 from recipe.compile.inner.git import Repositories, flattened, repository_name
 from recipe.compile.inner.given import Given, Shape, entries_of, shape_of
-from recipe.compile.inner.package import check_version, package_entries, package_for
+from recipe.compile.inner.package import check_package, check_version, package_entries, package_for
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
-from recipe.objects.archive import Entry
+from recipe.objects.names import Entry
 from recipe.series.overlay import OverlayFile
 from recipe.series.patch import Patch
 
@@ -179,6 +179,7 @@ def from_package(
         offline=request.offline,
     )
     entries = tuple(package_entries(package, wheel))
+    check_package(package, entries)
     origin = f"{package.archive.name} sha256:{package.archive.sha256}"
     version = (one.content for one in entries if one.path == "include/cutlass/version.h")
     check_version(pin, origin, next(version, None))

@@ -15,12 +15,16 @@ from recipe.bases.pins import Reader
 from recipe.bases.sources import store_of
 from recipe.compile.inner.cmake import Declared, declared_sources, placeholder, scripted
 from recipe.compile.inner.find import Kind, Request, Series, Tree, find
-from recipe.compile.inner.tree import materialise, tree_id, write_entries
+from recipe.compile.inner.tree import materialise, write_entries
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
+from recipe.ground.log import say
 from recipe.ground.project import Project
-from recipe.objects.archive import Entry, import_entries
+from recipe.objects.archive import import_entries
 from recipe.objects.git import Store
+from recipe.objects.ids import tree_id
+from recipe.objects.names import Entry, Gate, escaped
+from recipe.objects.trees import check_tree
 from recipe.series.tree import apply_all
 
 
@@ -84,13 +88,24 @@ def inner_source(project: Project, declared: Declared, request: Request) -> Inne
 def folder_of(project: Project, declared: Declared, tree: Tree) -> InnerSource:
     store = store_of(project)
     write: Callable[[Path], None]
+
+    def refuse(name: str, why: str) -> SourceError:
+        return SourceError(
+            f"{declared.name} from {tree.origin}: {name} {why}",
+            means="Nothing was compiled of it.",
+            next=f"name another: --sources {declared.name}=PATH",
+        )
+
     if tree.commit is not None:
         commit = tree.commit
+        for path in check_tree(store, commit, refuse):
+            say(f"  left out of {declared.name}: {escaped(path)}, a submodule")
         identity = store.tree_of(commit)
         write = lambda folder: store.export(commit, folder)  # noqa: E731
     else:
-        identity = tree_id(tree.entries)
-        write = lambda folder: write_entries(tree.entries, folder)  # noqa: E731
+        entries = tuple(Gate(refuse=refuse).through(tree.entries))
+        identity = tree_id(entries)
+        write = lambda folder: write_entries(entries, folder)  # noqa: E731
     folder = materialise(project, declared.name, identity, write)
     if tree.kind != Kind.PLACEHOLDER:
         below = declared.subfolder if (folder / declared.subfolder).is_dir() else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from recipe.ground import run
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say
 from recipe.objects.git import Store
+from recipe.objects.names import escaped, wrong_with
 
 # Bump when the way a checkout becomes a tree changes.
 FLATTENER = 1
@@ -51,14 +53,25 @@ class Repositories:
         """
         if COMMIT.fullmatch(pin.pin):
             return self.revision(url, pin.pin)
-        seen_ref = f"refs/sm12x/inner-tag/{key(pin.repository, pin.pin)}"
-        seen = self.store.commit_of(seen_ref)
-        expected = pin.commit or seen
-        if seen is not None and self.mirror(url) is None:
-            return check_tag(pin, seen, expected)
-        found = check_tag(pin, self.tag(url, pin.pin), expected)
-        self.store.set_ref(seen_ref, found)
-        return found
+        kept = f"refs/sm12x/inner-tag-at/{key(pin.repository, pin.pin)}"
+        seen = self.seen(kept)
+        if seen is not None and pin.commit not in (None, seen):
+            say(f"  the store's {kept} is not at {pin.commit}, which is pinned: it is not used")
+            seen = None
+        if seen is None and pin.commit is not None and self.store.commit_of(pin.commit):
+            seen = pin.commit
+        if seen is None or self.mirror(url) is not None:
+            seen = check_tag(pin, self.tag(url, pin.pin), pin.commit or seen)
+        self.store.set_ref(f"{kept}/{seen}", seen)
+        return seen
+
+    def seen(self, kept: str) -> str | None:
+        """Where a tag was at first. The name of its ref says that: what it points to can be moved,
+        and only keeps the objects."""
+        listed = self.store.text("for-each-ref", "--format=%(refname)", f"{kept}/").split()
+        commits = [name.rsplit("/", 1)[1] for name in listed]
+        whole = [one for one in commits if COMMIT.fullmatch(one) and self.store.commit_of(one)]
+        return whole[0] if len(whole) == 1 else None
 
     def revision(self, url: str, commit: str) -> str:
         """A commit by its full id, from wherever it can be had."""
@@ -128,17 +141,21 @@ def flattened(
     """(commit of a tree without submodules, the pinned commit) of a source.
 
     The tree has the submodules' files where the checkout would have them. A second call with the
-    same pin asks nobody. Call it with the store's lock held.
+    same pin asks nobody, and makes the tree again of the commits themselves: a ref only keeps it.
+    Call it with the store's lock held.
     """
     store = repositories.store
     commit = repositories.commit(pin.repository, pin)
-    ref = f"refs/sm12x/inner/{key(FLATTENER, commit, submodules)}"
-    known = store.commit_of(ref)
-    if known is not None:
-        return known, commit
     tree = flat_tree(repositories, pin.repository, commit, submodules, MAX_DEPTH)
+    if pin.tree is not None and tree != pin.tree:
+        raise SourceError(
+            f"{pin.name}: {pin.repository} at {pin.pin} has the tree {tree}; "
+            f"bases.toml pins {pin.tree}",
+            means="The pins contradict each other, or a submodule is not what it was.",
+            next=f"look at what changed there, then mend tree in inner.{pin.name} of bases.toml",
+        )
     made = store.commit(tree, None, message=f"{pin.name} {commit}\n")
-    store.set_ref(ref, made)
+    store.set_ref(f"refs/sm12x/inner/{key(FLATTENER, commit, submodules)}", made)
     return made, commit
 
 
@@ -161,10 +178,17 @@ def flat_tree(
     named = {one.path: one for one in submodules_of(store, commit, url, links)}
     with store.index(commit) as index:
         for path in links:
-            gone = f"0 {'0' * 40}\t{path}\0".encode()
+            gone = b"0 %s\t%s\0" % (b"0" * 40, os.fsencode(path))
             store.git("update-index", "-z", "--index-info", stdin=gone, index=index)
             if not is_wanted(path, wanted):
+                say(f"  left out of {url}: {escaped(path)}, a submodule that no build reads")
                 continue
+            if why := wrong_with(path):
+                raise SourceError(
+                    f"{url} at {commit}: the submodule {escaped(path)} {why}",
+                    means="Nothing was built of it.",
+                    next="name a folder with everything in it: --sources NAME=PATH",
+                )
             if path not in named:
                 raise SourceError(
                     f"{url} at {commit}: {path} is a submodule that .gitmodules doesn't name",
@@ -175,7 +199,7 @@ def flat_tree(
             tree = flat_tree(repositories, one.url, inner, None, depth - 1)
             rows = store.git("ls-tree", "-r", "-z", tree).split(b"\0")[:-1]
             placed = b"".join(
-                row.replace(b"\t", b"\t%s/" % path.encode(), 1) + b"\0" for row in rows
+                row.replace(b"\t", b"\t%s/" % os.fsencode(path), 1) + b"\0" for row in rows
             )
             store.git("update-index", "-z", "--index-info", stdin=placed, index=index)
         return store.git("write-tree", index=index).decode().strip()
@@ -187,7 +211,7 @@ def is_wanted(path: str, wanted: tuple[str, ...] | None) -> bool:
 
 def gitlinks(store: Store, commit: str) -> dict[str, str]:
     """path -> commit of a tree's submodules."""
-    rows = store.git("ls-tree", "-r", "-z", commit).decode().split("\0")
+    rows = os.fsdecode(store.git("ls-tree", "-r", "-z", commit)).split("\0")
     split = (re.fullmatch(r"160000 commit ([0-9a-f]+)\t(.*)", row, re.DOTALL) for row in rows)
     return {match[2]: match[1] for match in split if match is not None}
 
@@ -204,7 +228,7 @@ def submodules_of(
     except run.CommandFailed:
         return ()
     values: dict[str, dict[str, str]] = {}
-    for row in listing.decode().split("\0")[:-1]:
+    for row in os.fsdecode(listing).split("\0")[:-1]:
         name, _, value = row.partition("\n")
         section, _, variable = name.rpartition(".")
         values.setdefault(section, {})[variable] = value

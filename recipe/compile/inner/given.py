@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,11 +11,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from recipe.bases.releases import InnerPin
-from recipe.compile.inner.git import repository_name
+from recipe.compile.inner.git import MAX_DEPTH, repository_name
 from recipe.ground import run
 from recipe.ground.errors import SourceError, UsageError
-from recipe.objects.archive import Entry, folder_entries, tar_entries
+from recipe.ground.log import say
+from recipe.objects import foreign
+from recipe.objects.folder import folder_entries
 from recipe.objects.git import ISOLATED
+from recipe.objects.names import SUBMODULE, Entry, escaped, wrong_with
+from recipe.objects.tar import tar_entries
 
 SUFFIXES = ("", ".git", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
@@ -128,24 +133,51 @@ def entries_of(path: Path, subfolder: str) -> Iterator[Entry]:
     return checkout_entries(path / subfolder if (path / subfolder).is_dir() else path)
 
 
-def checkout_entries(folder: Path) -> Iterator[Entry]:
-    yield from folder_entries(folder)
-    for path in submodule_paths(folder):
-        if (folder / path).is_dir():
-            for entry in checkout_entries(folder / path):
-                yield replace(entry, path=f"{path}/{entry.path}")
+def checkout_entries(folder: Path, depth: int = MAX_DEPTH) -> Iterator[Entry]:
+    """A work tree's files, those of its submodules where they would stand."""
+    inner = submodule_paths(folder)
+    if inner and depth == 0:
+        raise SourceError(
+            f"{folder} has submodules within submodules, more than {MAX_DEPTH} deep",
+            next="name a plain folder with everything in it",
+        )
+    yield from folder_entries(folder, elsewhere=frozenset(inner))
+    for path in inner:
+        below = folder / path
+        # A link would be read as one by folder_entries; what is behind it is no submodule.
+        if below.is_symlink() or not below.is_dir() or not any(below.iterdir()):
+            say(f"  left out: {escaped(path)}, a submodule that isn't checked out")
+            continue
+        for entry in checkout_entries(below, depth - 1):
+            yield replace(entry, path=f"{path}/{entry.path}")
 
 
 def submodule_paths(folder: Path) -> list[str]:
-    """Where .gitmodules has submodules; folder_entries gives none of a work tree's."""
-    file = folder / ".gitmodules"
-    if not (folder / ".git").exists() or not file.is_file():
+    """Where git has a submodule. .gitmodules alone makes none, but what it names must be a path."""
+    if not (folder / ".git").exists():
         return []
+    file = folder / ".gitmodules"
+    if file.is_file():
+        for path in named_by(file):
+            if why := wrong_with(path):
+                raise SourceError(
+                    f"{file}: the submodule path {escaped(path)} {why}",
+                    means="Nothing of the work tree was read.",
+                    next="mend it, or name a plain folder",
+                )
+    listing = os.fsdecode(foreign.listed(folder, "--stage"))
+    rows = (row.partition("\t") for row in listing.split("\0")[:-1])
+    return [path for head, _, path in rows if head.startswith(SUBMODULE)]
+
+
+def named_by(file: Path) -> list[str]:
     command = ["git", "config", "--file", str(file), "-z", "--get-regexp", r"\.path$"]
     try:
         listing = run.output(command, env=ISOLATED)
     except run.CommandFailed as error:
+        if error.returncode == 1:  # it names no path
+            return []
         raise SourceError(
             f"{file} can't be read: {error.stderr.strip()}", next="mend it, or name a plain folder"
         ) from None
-    return [row.partition("\n")[2] for row in listing.decode().split("\0")[:-1]]
+    return [row.partition("\n")[2] for row in os.fsdecode(listing).split("\0")[:-1]]

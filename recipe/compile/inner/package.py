@@ -9,15 +9,16 @@ the one that is wanted.
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from recipe.bases.releases import Archive, InnerPin
 from recipe.compile.inner.cmake import CUTLASS_CMAKE
 from recipe.ground.errors import SourceError
-from recipe.objects.archive import Entry
+from recipe.objects.ids import tree_id
+from recipe.objects.names import Entry
+from recipe.wheel.read import opened
 
 PARTS = ("include/", "tools/util/include/", "python/cutlass_library/")
 VERSION = "include/cutlass/version.h"
@@ -25,12 +26,13 @@ VERSION = "include/cutlass/version.h"
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A wheel that carries a source, and the folder in it."""
+    """A wheel that carries a source, and the folder in it. tree: what `package_entries` gives."""
 
     project: str
     version: str
     archive: Archive
     folder: str
+    tree: str
 
 
 PACKAGES = {
@@ -42,6 +44,7 @@ PACKAGES = {
             sha256="818f9b8cc2fe66c42a1f6264be4841ac8821ada703685a02cfccb2b5124a710b",
         ),
         folder="flashinfer/data/cutlass/",
+        tree="37f5d5e7c6d4ee9df3b9531f4d31b63df3c5932a",
     ),
 }
 
@@ -52,12 +55,22 @@ def package_for(pin: InnerPin) -> Package | None:
 
 def package_entries(package: Package, wheel: Path) -> Iterator[Entry]:
     """CUTLASS's headers out of a wheel, with what its CMakeLists.txt would tell vLLM's."""
-    with zipfile.ZipFile(wheel) as archive:
+    with opened(wheel) as archive:
         for name in archive.namelist():
             path = name.removeprefix(package.folder)
             if path != name and path.startswith(PARTS) and not name.endswith("/"):
                 yield Entry(path=path, mode="100644", content=archive.read(name))
     yield Entry(path="CMakeLists.txt", mode="100644", content=CUTLASS_CMAKE.encode())
+
+
+def check_package(package: Package, entries: Iterable[Entry]) -> None:
+    found = tree_id(entries)
+    if found != package.tree:
+        raise SourceError(
+            f"{package.archive.name} gives the tree {found}; {package.tree} is pinned",
+            means="Nothing was compiled of it.",
+            next=f"remove {package.archive.name} from the cache and run again",
+        )
 
 
 def check_version(pin: InnerPin, origin: str, content: bytes | None) -> None:

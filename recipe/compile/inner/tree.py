@@ -3,66 +3,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from recipe.ground import scratch
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
 from recipe.ground.run import disk_full
-from recipe.objects.archive import Entry, check_link
-
-
-def tree_id(entries: Iterable[Entry]) -> str:
-    """The id that git gives a tree of these files: the same on every machine, and checkable there.
-
-    Modes and names count, dates and owners don't.
-    """
-    root: dict[str, Any] = {}
-    for entry in entries:
-        *folders, name = entry.path.split("/")
-        folder = root
-        for part in folders:
-            folder = folder.setdefault(part, {})
-        folder[name] = (entry.mode, object_id(b"blob", entry.content))
-    return folder_id(root).hex()
-
-
-def folder_id(folder: dict[str, Any]) -> bytes:
-    rows = []
-    for name, value in folder.items():
-        mode, found = ("40000", folder_id(value)) if isinstance(value, dict) else value
-        # Git sorts a folder as if its name ended in a slash.
-        key = name.encode() + (b"/" if mode == "40000" else b"")
-        rows.append((key, f"{mode} {name}\0".encode() + found))
-    return object_id(b"tree", b"".join(row for _, row in sorted(rows)))
-
-
-def object_id(kind: bytes, content: bytes) -> bytes:
-    return hashlib.sha1(b"%s %d\0" % (kind, len(content)) + content, usedforsecurity=False).digest()
-
-
-def walk(folder: Path) -> Iterator[Entry]:
-    """Every file and link below a folder, whatever git would say of it."""
-    for root, folders, files in os.walk(folder):
-        here = Path(root)
-        links = [name for name in folders if (here / name).is_symlink()]
-        folders[:] = [name for name in folders if name not in links]
-        for name in [*files, *links]:
-            path = here / name
-            relative = path.relative_to(folder).as_posix()
-            if path.is_symlink():
-                target = str(path.readlink())
-                check_link(folder, relative, target)
-                yield Entry(path=relative, mode="120000", content=target.encode())
-            elif path.is_file():
-                mode = "100755" if os.access(path, os.X_OK) else "100644"
-                yield Entry(path=relative, mode=mode, content=path.read_bytes())
+from recipe.objects.folder import every_entry
+from recipe.objects.ids import tree_id
+from recipe.objects.names import Entry
 
 
 def write_entries(entries: Iterable[Entry], folder: Path) -> None:
@@ -84,7 +36,7 @@ def materialise(project: Project, name: str, identity: str, write: Callable[[Pat
     """
     target = project.cache / "inner" / name / identity
     with hold(project.cache / "locks" / f"inner-{name}-{identity[:16]}.lock", f"{name}'s source"):
-        if target.is_dir() and tree_id(walk(target)) == identity:
+        if target.is_dir() and holds(target, identity):
             return target
         with scratch.folder(project.cache, "inner") as place:
             made = place / "tree"
@@ -93,7 +45,7 @@ def materialise(project: Project, name: str, identity: str, write: Callable[[Pat
                 write(made)
             except OSError as error:
                 raise disk_full(project.cache, f"{name}'s source: {error}") from None
-            found = tree_id(walk(made))
+            found = tree_id(every_entry(made))
             if found != identity:
                 raise SourceError(
                     f"{name}'s source is tree {found} on the disk, and {identity} was expected",
@@ -105,6 +57,14 @@ def materialise(project: Project, name: str, identity: str, write: Callable[[Pat
             target.parent.mkdir(parents=True, exist_ok=True)
             made.rename(target)
     return target
+
+
+def holds(folder: Path, identity: str) -> bool:
+    """Whether a folder is the tree that its name says."""
+    try:
+        return tree_id(every_entry(folder)) == identity
+    except SourceError:
+        return False  # a build or a hand has put something into it that no tree has
 
 
 def working_copy(source: Path, target: Path) -> Path:

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from recipe.compile.toolchain.environment import NativeEnv
 from recipe.compile.toolchain.symbols import check_symbols
 from recipe.gpu.arch import DEVICES, Verdict, rank
 from recipe.gpu.code import verdicts
-from recipe.ground import scratch
+from recipe.ground import proven, scratch
 from recipe.ground.digest import sha256_of
 from recipe.ground.errors import AuditError, UsageError
 from recipe.ground.lock import hold
@@ -81,10 +82,10 @@ def configured(project: Project, env: NativeEnv, job: Job, commit: str) -> dict[
     parts = [SCHEMA, store.tree_of(commit), job.arch_list, env.identity]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
     path = project.cache / "native" / "configured" / f"{key}.json"
-    try:
-        return {one["name"]: parse_build(one) for one in json.loads(path.read_text("utf-8"))}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    kept = proven.recall(path, key)
+    if kept is not None:
+        with suppress(ValueError, KeyError, TypeError):
+            return {one["name"]: parse_build(one) for one in kept["builds"]}
     request = Request(base=job.base, needed=(), offline=True)
     with scratch.folder(project.cache, "configure") as folder:
         place = place_of(folder, inner_sources(project, commit, request))
@@ -92,7 +93,7 @@ def configured(project: Project, env: NativeEnv, job: Job, commit: str) -> dict[
         store.export(commit, place.tree)
         configure(env, place, job.arch_list)
         builds = with_scripts(read_builds(env, place, job.base.components), place.tree)
-    scratch.write_whole(path, json.dumps([asdict(build) for build in builds.values()]).encode())
+    proven.keep(path, key, {"builds": [asdict(build) for build in builds.values()]})
     return builds
 
 

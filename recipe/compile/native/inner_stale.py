@@ -13,7 +13,8 @@ from recipe.compile.native.wanted import Job
 from recipe.compile.stale import Reason
 from recipe.ground import run
 from recipe.ground.project import Project
-from recipe.objects.git import ISOLATED
+from recipe.objects.foreign import NotBorrowed, borrowed
+from recipe.objects.repository import WorkTree
 
 # What is named for it must have the pinned version, and without a git host it can't be had else.
 VERSIONED = ("cutlass",)
@@ -58,11 +59,12 @@ def is_pinned(path: Path, pin: InnerPin) -> bool:
     shape = shape_of(path)
     if shape != Shape.CHECKOUT:
         return shape == Shape.BARE
-    git = ["git", "-C", str(path)]
     try:
-        head = run.output([*git, "rev-parse", "HEAD"], env=ISOLATED)
-        pinned = run.output([*git, "rev-parse", f"{pin.pin}^{{commit}}"], env=ISOLATED)
-        changes = run.output([*git, "status", "--porcelain"], env=ISOLATED)
-    except run.CommandFailed:
+        with borrowed(path) as own:
+            work = WorkTree(root=path, borrowed=own)
+            head = work.text("rev-parse", "HEAD")
+            pinned = work.text("rev-parse", f"{pin.pin}^{{commit}}")
+            changes = work.text("status", "--porcelain", "--ignore-submodules=all")
+    except (run.CommandFailed, NotBorrowed):
         return False
     return head == pinned and not changes

@@ -24,6 +24,7 @@ from recipe.ground.environment import (
     Purpose,
     dependencies,
     kept,
+    made_of,
     see_behind,
     site_packages,
     step,
@@ -206,9 +207,8 @@ def torch_shelf(
     """An environment with the base's torch: one that tests use, or a new one with it alone."""
     for ready in sorted((project.cache / "envs").glob(f"*/{READY}")):
         folder = ready.parent
-        made = json.loads(ready.read_text(encoding="utf-8"))
         same_python = (folder / "lib" / f"python{python}").is_dir()
-        if made.get("torch") == base.torch and same_python:
+        if same_python and made_of(folder).get("torch") == base.torch:
             return folder
     needs = Needs(python=python, torch=base.torch, requirements=())
     return dependencies(project, interpreter, needs, offline=offline, purpose=COMPILE)

@@ -26,8 +26,19 @@ def choose_jobs(asked: int | None, cpus: int, free: int, peak: int) -> tuple[int
     return jobs, f"{jobs}, as {reason} allow{'s' if jobs != cpus else ''}"
 
 
-def processors() -> int:
-    return len(os.sched_getaffinity(0))
+def processors(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processors that we may use: those we may run on, within every quota above us."""
+    allowed = len(os.sched_getaffinity(0))
+    return min([allowed, *(count for group in groups(proc, cgroup) for count in quota(group))])
+
+
+def quota(group: Path) -> list[int]:
+    """Whole processors that a group's limit on their time comes to, at least one."""
+    try:
+        most, period = (group / "cpu.max").read_text(encoding="utf-8").split()
+        return [] if most == "max" else [max(1, int(most) // int(period))]
+    except (OSError, ValueError):
+        return []
 
 
 def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

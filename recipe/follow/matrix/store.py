@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -15,11 +16,11 @@ from recipe.follow import footprint, nearby, upstreamed
 from recipe.follow import outcome as follow
 from recipe.follow.matrix import table as matrix
 from recipe.follow.matrix.table import Cell, CellState, Matrix
-from recipe.ground import scratch
+from recipe.ground import proven
 from recipe.ground.digest import sha256
 from recipe.ground.log import say
 from recipe.ground.project import Project
-from recipe.objects import git, hunks, threeway
+from recipe.objects import git, hunks, settings, threeway
 from recipe.series import patch
 from recipe.series import topics as series
 from recipe.series.patch import Patch
@@ -35,6 +36,7 @@ JUDGES = (
     nearby,
     patch,
     series,
+    settings,
     threeway,
     upstreamed,
 )
@@ -43,17 +45,16 @@ JUDGES = (
 def known_matrix(project: Project, bases: Bases, *, offline: bool) -> Matrix:
     """The matrix of the series as it is; computed only if something it depends on has changed."""
     patches = read_series(project)
-    stored = project.cache / "matrix" / f"{key(bases, patches)}.json"
-    found = load(stored)
+    asked = key(bases, patches)
+    stored = project.cache / "matrix" / f"{asked}.json"
+    kept = proven.recall(stored, asked)
+    found = None if kept is None else load(kept)
     if found is not None:
         return found
     commits = from_sdists(project, bases.releases, offline=offline)
     say(f"  judging {len(patches)} patches on {len(bases.releases)} releases")
     made = matrix.compute(store_of(project), bases, patches, commits)
-    stored.parent.mkdir(exist_ok=True)
-    with scratch.folder(project.cache, "matrix") as folder:  # two runs may store it at once
-        (folder / stored.name).write_text(json.dumps(as_json(made)), encoding="utf-8")
-        (folder / stored.name).replace(stored)
+    proven.keep(stored, asked, as_json(made))
     return made
 
 
@@ -68,10 +69,9 @@ def key(bases: Bases, patches: tuple[Patch, ...]) -> str:
     return sha256(json.dumps([code, IMPORTER, trees, files]).encode())
 
 
-def load(path: Path) -> Matrix | None:
-    """A stored matrix; None if there is none or the file is damaged: it is computed anew then."""
+def load(data: Mapping[str, Any]) -> Matrix | None:
+    """A stored matrix; None if it has another form: it is computed anew then."""
     try:
-        data = json.loads(path.read_bytes())
         cells = [
             Cell(
                 base=row["base"],
@@ -84,7 +84,7 @@ def load(path: Path) -> Matrix | None:
             for row in data["cells"]
         ]
         return Matrix(bases=tuple(data["bases"]), cells=tuple(cells))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -16,9 +16,10 @@ from packaging.version import Version
 
 from recipe.follow.outcome import Outcome
 from recipe.follow.rebase import state as rebase_state
-from recipe.follow.rebase.advance import Rebase, read
+from recipe.follow.rebase.advance import Rebase, inputs, read
 from recipe.follow.rebase.state import State, Step
-from recipe.ground.errors import ApplyError
+from recipe.ground.errors import ApplyError, ConfigError
+from recipe.ground.lock import hold_folder
 from recipe.ground.project import Project
 from recipe.ground.scratch import write_whole
 from recipe.series import header
@@ -225,8 +226,15 @@ def put_in_place(project: Project, state: State, made: Rewritten) -> None:
     shutil.rmtree(staged, ignore_errors=True)
     for name, content in made.files.items():
         write_whole(staged / name, content)
-    rebase_state.save(project, replace(state, finishing=True))
-    go_on_writing(project)
+    with hold_folder(project.root, project.cache, "the series"):
+        if inputs(project) != state.inputs:
+            raise ConfigError(
+                "the series was changed while the rebase was under way",
+                means="What it decided no longer fits. Nothing of it was written.",
+                next="python build.py rebase --abort, then start it again",
+            )
+        rebase_state.save(project, replace(state, finishing=True))
+        go_on_writing(project)
 
 
 def go_on_writing(project: Project) -> list[str]:

@@ -129,9 +129,9 @@ def load(project: Project) -> State | None:
         data = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise unreadable(path) from None
-    if data.pop("schema", None) != SCHEMA:
+    if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
         raise unreadable(path)
     try:
         steps = tuple(Step(**tuples(row)) for row in data.pop("steps"))
@@ -139,7 +139,7 @@ def load(project: Project) -> State | None:
         found = None if stop is None else Stop(**tuples(stop))
         data["accept"] = tuple(data["accept"])
         return State(**data, steps=steps, stop=found)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise unreadable(path) from None
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from recipe.ground import run
 from recipe.ground.errors import ConfigError, UsageError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
+from recipe.objects.foreign import NotBorrowed, borrowed
 from recipe.objects.git import Change, Store
 from recipe.objects.repository import WorkTree
 from recipe.series.patch import Patch, parse_patch
@@ -56,11 +59,30 @@ class Tree:
 
 def read_tree(project: Project, bases: Bases, store: Store, root: Path) -> Tree:
     """The base and the commits of a tree that is in order; UsageError says what isn't."""
-    work = WorkTree(root=root.resolve())
+    with opened(root) as work:
+        return read_opened(project, bases, store, root, work)
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[WorkTree]:
+    """The tree, read without what its configuration would have git run."""
+    try:
+        with borrowed(root.resolve()) as git:
+            yield WorkTree(root=root.resolve(), borrowed=git)
+    except NotBorrowed as error:
+        raise UsageError(
+            f"--tree {root} is not a git repository with commits",
+            means=error.what,
+            next="python build.py apply --base B --tree DIR   # makes one in a new folder",
+        ) from None
+
+
+def read_opened(project: Project, bases: Bases, store: Store, root: Path, work: WorkTree) -> Tree:
     base = base_of(work, root, bases)
     check_finished(work, root)
+    assert work.borrowed is not None
     with hold(project.cache / "locks" / "store.lock", "the object store"):
-        head = store.fetch_tree(work.root, REF)
+        head = store.fetch_tree(work.borrowed, REF)
     start = work.text("rev-parse", f"refs/tags/base-{base.tag}^{{commit}}")
     rows = store.text("rev-list", "--reverse", "--topo-order", "--parents", f"{start}..{head}")
     commits = [read_commit(store, *row.split()) for row in rows.splitlines()]
@@ -127,7 +149,7 @@ def check_finished(work: WorkTree, root: Path) -> None:
                 means="What is checked out is not the whole of it.",
                 next=f"git -C {root} rebase --continue",
             )
-    changed = work.text("status", "--porcelain").splitlines()
+    changed = work.text("status", "--porcelain", "--ignore-submodules=all").splitlines()
     if changed:
         raise UsageError(
             f"{root} has changes in no commit: {', '.join(line.strip() for line in changed[:5])}",

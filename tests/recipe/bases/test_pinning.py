@@ -8,6 +8,7 @@ import json
 import pytest
 
 from recipe.bases.releases import load_bases
+from recipe.objects.git import Store
 from tests.recipe import small
 from tests.recipe.world import World
 
@@ -75,7 +76,11 @@ def test_every_pin_of_a_release_is_read_and_the_others_stay(newer: World) -> Non
     assert {pin.name: pin.pin for pin in new.inner} == {"cutlass": "v9", "deepgemm": DEEPGEMM}
     files = newer.index.files["vllm"]
     assert new.sdist.sha256 == small.sha256(files[f"vllm-{NEW}.tar.gz"])
+    assert new.sdist.size == len(files[f"vllm-{NEW}.tar.gz"])
+    listed = Store(path=newer.cache / "store.git").text("for-each-ref", "--format=%(tree)")
+    assert new.sdist.tree in listed.split()
     for machine, archive in new.wheels.items():
+        assert archive.size == len(files[archive.name])
         assert archive.name == f"vllm-{NEW}-2-cp38-abi3-manylinux_2_28_{machine}.whl"
         assert archive.sha256 == small.sha256(files[archive.name])
 
@@ -151,3 +156,61 @@ def test_a_release_laid_out_otherwise_names_the_missing_file(newer: World) -> No
     tree = {name: content for name, content in TREE.items() if "versions.json" not in name}
     newer.index.add("vllm", f"vllm-{NEW}.tar.gz", small.make_sdist(tree, NEW))
     assert "docker/versions.json" in refused(newer, 2)
+
+
+def test_what_is_known_of_a_pin_is_known_of_it_in_a_new_release(newer: World) -> None:
+    """A tag's commit and tree are written by hand, and no release that names the tag loses them."""
+    proof = f', commit = "{"cd" * 20}", tree = "{"ef" * 20}"'
+    known = (
+        f'inner.cutlass = {{ repository = "https://cutlass.example/x.git", pin = "v9"{proof} }}\n'
+    )
+    bases = newer.root / "bases.toml"
+    with bases.open("a", encoding="utf-8") as file:
+        file.write(known)
+    for _ in range(2):
+        newer.good("bases", "add", f"v{NEW}")
+        for base in load_bases(bases).releases:
+            (cutlass,) = (pin for pin in base.inner if pin.name == "cutlass")
+            assert (cutlass.commit, cutlass.tree) == ("cd" * 20, "ef" * 20)
+
+
+@pytest.mark.parametrize("length", ["", "x", "-5", "9" * 4400])
+def test_a_server_that_says_no_size_is_named(newer: World, length: str) -> None:
+    newer.index.length = length
+    assert "a size that the file can have" in refused(newer, 3)
+
+
+def test_a_wheel_with_an_odd_member_is_named(newer: World) -> None:
+    name = f"vllm-{NEW}-2-cp38-abi3-manylinux_2_28_x86_64.whl"
+    newer.index.sends[name] = small.make_wheel({"../evil.so": b"so"})
+    assert "'../evil.so' leaves the tree" in refused(newer, 3)
+
+
+def test_three_pins_at_once_are_three_pins(newer: World) -> None:
+    """By runs of two caches, as of two people on one checkout."""
+    wheel = small.make_wheel({"vllm/third_party/deep_gemm/_C.cpython-312.so": b"so"})
+    versions = (NEW, "9.3.0", "9.4.0")
+    for version in versions[1:]:
+        newer.index.add("vllm", f"vllm-{version}.tar.gz", small.make_sdist(TREE, version))
+        for machine in small.WHEELS:
+            newer.index.add("vllm", f"vllm-{version}-cp38-abi3-manylinux_2_28_{machine}.whl", wheel)
+    running = [
+        newer.start("bases", "add", f"v{version}", env={"SM12X_CACHE": f"{newer.cache}-{cache}"})
+        for cache, version in zip("aab", versions, strict=True)
+    ]
+    for process in running:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    found = newer.good("bases", "--json").document["bases"]
+    assert [row["tag"] for row in found] == [small.TAG, *(f"v{version}" for version in versions)]
+    assert not list(newer.root.glob(".bases*"))
+
+
+def test_a_link_that_somebody_laid_beside_the_pins_is_not_followed(newer: World) -> None:
+    mine = newer.root / "mine"
+    mine.write_text("mine", encoding="utf-8")
+    (newer.root / "bases.part").symlink_to(mine)
+    newer.good("bases", "add", f"v{NEW}")
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert (newer.root / "bases.part").is_symlink()
+    assert load_bases(newer.root / "bases.toml").releases[-1].tag == f"v{NEW}"

@@ -76,6 +76,16 @@ def test_an_unknown_base_ends_the_command_with_2(world: World) -> None:
         ("inner.deepgemm", "inner.other", "v9.1.0: StopIteration"),
         ('"v9.1.0"', '"newest"', "InvalidVersion"),
         ("[[base]]", "[[bases]]", "pins no release"),
+        ('"v9.1.0"', '"v9.1.0 "', "not the tag of a release"),
+        ('"0123abcde"', '"--help"', "not a commit"),
+        (small.SDIST, "evil\\n.tar.gz", r"'evil\n.tar.gz' isn't a plain file name"),
+        ("https://deepgemm.example/x.git", "--upload-pack=touch x", "not an address"),
+        ("ab" * 20, "v1:refs/sm12x/sdist/x", "not a tag or a commit"),
+        ("ab" * 20, "--output=x", "not a tag or a commit"),
+        (f'pin = "{"ab" * 20}"', f'pin = "{"ab" * 20}", tree = "HEAD"', "the id of a tree"),
+        (f'"{small.sha256(b"sdist")}"', f'"{small.sha256(b"sdist")}", size = 0', "not a size"),
+        (f'"{small.sha256(b"sdist")}"', f'"{small.sha256(b"sdist")}", size = true', "not a size"),
+        (f'"{small.sha256(b"sdist")}"', f'"{small.sha256(b"sdist")}", tree = "x"', "id of a tree"),
     ],
 )
 def test_a_malformed_file_is_named_with_the_base(
@@ -100,6 +110,13 @@ def test_a_missing_file_says_how_to_get_it_back(tmp_path: Path) -> None:
 def test_what_is_committed_is_what_the_program_writes() -> None:
     path = CHECKOUT / "bases.toml"
     assert render(load_bases(path)) == path.read_text(encoding="utf-8")
+
+
+def test_every_release_pins_sizes_and_the_tree_of_its_archive() -> None:
+    for base in load_bases(CHECKOUT / "bases.toml").releases:
+        assert base.sdist.tree
+        assert all(archive.size for archive in (base.sdist, *base.wheels.values()))
+        assert not any(archive.tree for archive in base.wheels.values())
 
 
 def test_what_is_written_reads_back_the_same(tmp_path: Path) -> None:

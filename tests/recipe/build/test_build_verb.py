@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from recipe.ground import scratch
 from tests.recipe import small
 from tests.recipe.repo import numbered
 from tests.recipe.world import MACHINE, World
@@ -46,7 +47,7 @@ def test_the_wheel_has_the_patched_tree_and_says_how_it_was_made(patched: World)
     assert done.document["sha256"] == small.sha256(wheel.read_bytes())
     assert done.document["version"] == "9.1.0+sm12x.4"
     assert done.document["tests"]["skipped_why"] == "--no-test was given"
-    assert patched.left_in_out() == [".lock"]
+    assert patched.left_in_out() == []
     report = json.loads(wheel.with_name(wheel.name + ".build.json").read_text(encoding="utf-8"))
     assert {**report, "schema": 1} == done.document
     with zipfile.ZipFile(wheel) as archive:
@@ -118,7 +119,7 @@ def test_a_wheel_of_other_sources_is_refused_and_nothing_is_left(patched: World)
     assert done.status == 3
     assert "vllm/model.py in the published wheel differs from the source tree" in done.err
     assert done.next == "build from the pinned archive: --source sdist"
-    assert patched.left_in_out() == [".lock"]
+    assert patched.left_in_out() == []
     assert not list(patched.out.glob("*.whl"))
     republish(patched, patched.wheels[MACHINE])
     assert patched.build().status == 0
@@ -133,7 +134,7 @@ def test_a_wheel_that_takes_any_torch_is_refused(patched: World) -> None:
     assert done.status == 6
     assert "doesn't fix torch" in done.err
     assert "recipe/wheel/write.py" in done.next
-    assert patched.left_in_out() == [".lock"]
+    assert patched.left_in_out() == []
 
 
 @pytest.mark.skipif(MACHINE != "x86_64", reason="asks for x86_64 tags")
@@ -154,9 +155,28 @@ def test_a_newer_platform_than_needed_is_written_as_asked(patched: World) -> Non
     assert patched.wheel().name.endswith("-manylinux_2_39_x86_64.whl")
 
 
-def test_leftovers_of_a_killed_build_go(patched: World) -> None:
-    (patched.out / ".staging").mkdir(parents=True)
-    (patched.out / ".staging" / "half.whl").write_bytes(b"half")
-    (patched.out / ".vllm-9.1.0+sm12x.4.whl.part").write_bytes(b"half")
+def test_leftovers_of_a_killed_build_go_and_those_of_others_stay(patched: World) -> None:
+    ours = patched.out / scratch.half_written(patched.out / "vllm-sm12x")
+    ours.mkdir(parents=True)
+    (ours / "half.whl").write_bytes(b"half")
+    theirs = [".lock", ".other.part", ".staging", ".vllm-sm12x.0123.half-written"]
+    for name in theirs:
+        (patched.out / name).write_bytes(b"somebody's")
     assert patched.build().status == 0
-    assert patched.left_in_out() == [".lock"]
+    assert patched.left_in_out() == theirs
+    assert {(patched.out / name).read_bytes() for name in theirs} == {b"somebody's"}
+
+
+@pytest.mark.parametrize("kept", ["", "{", '{"platform": "manylinux_2_99_x86_64"}', "changed"])
+def test_a_kept_platform_tag_that_was_changed_is_computed_anew(patched: World, kept: str) -> None:
+    assert patched.build().status == 0
+    name = patched.wheel().name
+    patched.wheel().unlink()
+    (path,) = (patched.cache / "audit").glob("*.json")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("linux_2_", "linux_9_") if kept == "changed" else kept)
+    done = patched.build()
+    assert done.status == 0, done.err
+    assert f"what the cache has in {path} was damaged or changed" in done.err
+    assert patched.wheel().name == name
+    assert path.read_text(encoding="utf-8") == text

@@ -22,7 +22,7 @@ ENVIRONMENT = """\
 [[environment]]
 bases = ">=9"
 names = ["smalldep"]
-extra = ["pytest"]
+extra = ["pytest", "pytest-xdist"]
 """
 GOOD = """\
 import os
@@ -48,6 +48,7 @@ SKIPPED = "import pytest\n\ndef test_it():\n    pytest.skip('no GPU')\n"
 UNREADABLE = "import nothing_of_this_name\n"
 
 
+PYTEST = ("pytest", "iniconfig", "packaging", "pluggy", "pygments", "pytest-xdist", "execnet")
 SMALLDEP = (
     "smalldep-1.5-py3-none-any.whl",
     pure_wheel("smalldep", "1.5", {"smalldep.py": b""}),
@@ -100,7 +101,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Iterator[Ben
     """One world for the module: its environments take long to make."""
     with serve() as index:
         world = make_world(tmp_path_factory.mktemp("testing"), index, code)
-        for name in ("pytest", "iniconfig", "packaging", "pluggy", "pygments"):
+        for name in PYTEST:
             index.add(name, *repacked(name))
         for version in ("2.11.0", "2.12.0"):
             member = {"torch/__init__.py": f"__version__ = {version!r}\n".encode()}

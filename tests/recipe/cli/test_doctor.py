@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.cli.failure import UNFORESEEN
 from recipe.cli.main import EPILOG
 from recipe.compile.toolchain.symbols import readelf
 from recipe.ground.errors import INTERRUPTED, MachineError, RecipeError
@@ -100,4 +101,4 @@ def test_the_cross_compilers_readelf_will_do(
 def test_the_help_names_every_exit_code() -> None:
     named = {int(number) for number in re.findall(r"(?:^|[;:\n] ?)\s*(\d+) ", EPILOG)}
     codes = {kind.exit_code for kind in RecipeError.__subclasses__()}
-    assert named == codes | {0, INTERRUPTED}
+    assert named == codes | {0, UNFORESEEN, INTERRUPTED}

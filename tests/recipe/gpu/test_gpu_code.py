@@ -190,7 +190,6 @@ def test_a_published_wheel_is_read_once(tmp_path: Path) -> None:
     path.unlink()
     assert published_code(path, "ab" * 32, cache) == first
     (stored,) = (cache / "gpu-code").iterdir()
-    assert sorted(p.name for p in (cache / "tmp").iterdir()) == []
 
     for damage in ("{", "[]x", json.dumps([{"name": 1}])):
         stored.write_text(damage, encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.ground import scratch
 from tests.recipe import small
 from tests.recipe.repo import Repository
 from tests.recipe.world import World
@@ -84,7 +85,7 @@ def test_a_folder_with_work_in_it_is_refused_and_kept(two: World, tmp_path: Path
 
 
 def test_what_a_killed_apply_left_is_replaced(two: World, tmp_path: Path) -> None:
-    leftover = tmp_path / ".tree.half-written" / "vllm"
+    leftover = tmp_path / scratch.half_written(tmp_path / "tree") / "vllm"
     leftover.mkdir(parents=True)
     (leftover / "half.py").write_text("half", encoding="utf-8")
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from recipe.bases.releases import load_bases
@@ -80,3 +82,57 @@ def test_the_deepgemm_pin_is_laid_where_a_patch_reads_it(world: World) -> None:
     pinned = load_bases(world.root / "bases.toml").releases[-1].deepgemm.pin
     assert f'SM12X_DEEPGEMM_COMMIT "{pinned}"' in pins
     assert f'DEEPGEMM_GIT_REF="{pinned}"' in shell
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "place"),
+    [
+        ("build", "/proc/self/environ", "vllm/l.py"),
+        ("plan", "../../../bases.toml", "vllm/l.py"),
+        ("apply", "/etc", "vllm/folder"),
+        ("lint", "real.py", "vllm/l.py"),
+        ("lint", "nowhere", "vllm/l.py"),
+    ],
+)
+def test_a_link_in_the_overlay_is_refused_and_not_read(
+    world: World, command: str, target: str, place: str
+) -> None:
+    world.add_overlay("vllm/real.py", b"ours\n")
+    (world.root / "overlay" / "vllm" / place).symlink_to(target)
+    options = {"apply": ["--tree", str(world.root / "tree")], "build": ["--out", str(world.out)]}
+
+    done = world.run(command, *options.get(command, []), env={"HF_TOKEN": "hf_secret"})
+
+    assert done.status == 2, done.err
+    assert f"'{place}' is a link; the overlay holds files" in done.err
+    assert done.next
+    assert "hf_secret" not in done.err + done.out
+    assert not (world.root / "tree").exists()
+    assert not list(world.out.glob("*.whl"))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["vllm/a\nb.py"], r"'vllm/a\nb.py' has a control character"),
+        (["vllm/caf\udce9.py"], r"'vllm/caf\xe9.py' isn't UTF-8"),
+        ([".git/config"], "'.git/config' leaves the tree"),
+        (["vllm/.GIT/config"], "'vllm/.GIT/config' leaves the tree"),
+        (["vllm/new.py", "vllm/New.py"], "on a disk that folds letters"),
+    ],
+)
+def test_an_odd_name_in_the_overlay_is_refused(world: World, names: list[str], said: str) -> None:
+    for name in names:
+        world.add_overlay(name, b"ours\n")
+    done = world.run("lint")
+    assert done.status == 2, done.err
+    assert said in done.err
+    assert done.next
+
+
+def test_a_pipe_in_the_overlay_is_named_and_not_opened(world: World) -> None:
+    world.add_overlay("vllm/new.py", b"ours\n")
+    os.mkfifo(world.root / "overlay" / "vllm" / "vllm" / "pipe")
+    done = world.run("plan")
+    assert done.status == 2
+    assert "'vllm/pipe' is a pipe, a socket or a device" in done.err

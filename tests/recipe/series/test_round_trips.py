@@ -14,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipe.ground.errors import ApplyError
-from recipe.objects.archive import Entry, folder_entries, import_entries, tar_entries
+from recipe.objects.archive import import_entries
+from recipe.objects.folder import folder_entries
 from recipe.objects.git import ISOLATED, open_store
 from recipe.objects.hunks import count_lines
+from recipe.objects.names import Entry
+from recipe.objects.tar import tar_entries
 from recipe.series.export import export_git
 from recipe.series.lint import check_form
 from recipe.series.topics import Series
 from recipe.series.tree import apply_all
-from tests.recipe.edits import NAMES, ODD_LINES, Edit, File, History, Tree, few, histories, trees
+from tests.recipe.edits import ODD_LINES, Edit, File, History, Tree, few, histories, trees
 from tests.recipe.history import Made, made, no_conversion, read_tree, write_tree
 from tests.recipe.repo import Repository
 from tests.recipe.series.test_apply_exactly import objects
@@ -159,12 +162,8 @@ def test_one_line_of_context_that_differs_is_refused_by_all(
         assert by_gnu_patch(there.folder / "gnu", drifted, content) is None
 
 
-# Names that git can hold and an archive's member can't: test_import.py shows that they are refused.
-HELD = NAMES.filter(lambda name: not set("\\\n") & set(name))
-
-
 @few(15)
-@given(tree=trees(HELD))
+@given(tree=trees())
 def test_an_archive_has_the_tree_that_git_add_makes_of_its_files(tree: Tree) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

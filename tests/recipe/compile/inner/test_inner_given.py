@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -136,3 +137,50 @@ def test_a_link_out_of_a_folder_is_refused(inner: Inner, tmp_path: Path) -> None
     (folder / "secret").symlink_to("/etc/passwd")
     with pytest.raises(SourceError, match="link out of the tree"):
         inner.ask("_moe_C", sources=(f"cutlass={folder}",))
+
+
+@pytest.mark.parametrize("path", ["../../..", ".", "/etc", "a/../../b", "third-party/.git", "a\nb"])
+def test_a_submodule_path_that_leaves_the_work_tree_is_refused(
+    inner: Inner, tmp_path: Path, path: str
+) -> None:
+    folder = put(tmp_path / "mine", cutlass_files("4.9.0"))
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+    quoted = path.replace("\n", "\\n")
+    modules = f'[submodule "x"]\n\tpath = "{quoted}"\n\turl = ../x\n'
+    (folder / ".gitmodules").write_text(modules, encoding="utf-8")
+    with pytest.raises(SourceError, match="the submodule path ") as caught:
+        inner.ask("_moe_C", sources=(f"cutlass={folder}",))
+    assert caught.value.what.isprintable()
+    assert caught.value.next
+
+
+def test_only_what_git_has_as_a_submodule_is_one(
+    inner: Inner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a section of .gitmodules nor a link makes one, and what is left out is said."""
+    outside = put(tmp_path / "outside", {"secret": b"the builder's\n"})
+    folder = put(tmp_path / "mine", cutlass_files("4.9.0"))
+    git = ["git", "-C", str(folder)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    modules = '[submodule "x"]\n\tpath = docs\n\turl = ../x\n'
+    put(folder, {".gitmodules": modules.encode(), "docs/a": b"a\n", "docs/.gitignore": b""})
+    row = f"160000,{'12' * 20},empty"
+    (folder / "empty").mkdir()
+    subprocess.run([*git, "update-index", "--add", "--cacheinfo", row], check=True)
+    cutlass = inner.ask("_moe_C", sources=(f"cutlass={folder}",))["cutlass"]
+    assert (cutlass.folder / "docs" / "a").is_file()
+    assert "left out: 'empty', a submodule that isn't checked out" in capsys.readouterr().err
+    (folder / "empty").rmdir()
+    (folder / "empty").symlink_to(outside)
+    with pytest.raises(SourceError, match="'empty' is a link out of the tree"):
+        inner.ask("_moe_C", sources=(f"cutlass={folder}",))
+
+
+def test_names_of_a_work_tree_and_its_submodule_are_one_tree(inner: Inner) -> None:
+    """What each may have alone can be too much for both."""
+    target = inner.kernels.root / "third-party" / "fmt"
+    shutil.rmtree(target, ignore_errors=True)
+    inner.fmt.git("clone", "--quiet", ".", str(target))
+    inner.kernels.write({"Third-Party/fmt2": b"x\n"})
+    with pytest.raises(SourceError, match="on a disk that folds letters"):
+        inner.ask("_kernels_C", sources=(f"kernels={inner.kernels.root}",))

@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from recipe.compile.inner.tree import tree_id, walk
+from recipe.objects.folder import every_entry
+from recipe.objects.ids import tree_id
 from tests.recipe.inners import Inner
 from tests.recipe.world import CHECKOUT
 
@@ -19,7 +20,7 @@ FILES = 3000
 PROGRAM = """
 import sys
 from pathlib import Path
-from recipe.objects.archive import Entry
+from recipe.objects.names import Entry
 from recipe.ground.project import Project
 from recipe.compile.inner.tree import materialise, tree_id, write_entries
 entries = [Entry(path=f"d{n % 50}/{n}", mode="100644", content=b"%d" % n) for n in range(FILES)]
@@ -44,7 +45,7 @@ def test_two_runs_give_the_same_folder(tmp_path: Path) -> None:
     assert [run.returncode for run in runs] == [0, 0], outs
     assert outs[0][0] == outs[1][0]
     folder = Path(outs[0][0].strip())
-    assert tree_id(walk(folder)) == folder.name
+    assert tree_id(every_entry(folder)) == folder.name
 
 
 def test_a_killed_run_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_killed_run_leaves_nothing_half_written(tmp_path: Path) -> None:
     out, err = again.communicate()
     assert again.returncode == 0, err
     folder = Path(out.strip())
-    assert tree_id(walk(folder)) == folder.name
+    assert tree_id(every_entry(folder)) == folder.name
 
 
 def test_two_sources_at_once_share_the_store(inner: Inner) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from recipe.compile.inner.find import Kind
 from recipe.compile.inner.folders import as_defines, as_env, as_record
-from recipe.compile.inner.tree import tree_id, walk, working_copy
+from recipe.compile.inner.tree import working_copy
 from recipe.ground.errors import SourceError
+from recipe.objects.folder import every_entry
+from recipe.objects.ids import tree_id
 from tests.recipe.inners import Inner, add_submodule, cutlass_files
 
 
@@ -72,7 +74,7 @@ def test_identity_is_the_tree_id_that_git_gives(inner: Inner) -> None:
     cutlass = inner.pinned("cutlass", pin="v4.9.1").ask("_moe_C", offline=False)["cutlass"]
     assert cutlass.identity == inner.cutlass.text("rev-parse", "HEAD^{tree}")
     assert cutlass.folder.name == cutlass.identity
-    assert tree_id(walk(cutlass.folder)) == cutlass.identity
+    assert tree_id(every_entry(cutlass.folder)) == cutlass.identity
 
 
 def test_what_was_fetched_once_needs_no_repository(inner: Inner) -> None:
@@ -99,7 +101,7 @@ def test_a_working_copy_leaves_the_source_as_it_is(inner: Inner, tmp_path: Path)
     copy = working_copy(source.folder, tmp_path / "work")
     (copy / "built.o").write_bytes(b"")
     assert working_copy(source.folder, copy) == copy
-    assert tree_id(walk(copy)) == source.identity
+    assert tree_id(every_entry(copy)) == source.identity
 
 
 def test_a_moved_tag_is_refused(inner: Inner) -> None:

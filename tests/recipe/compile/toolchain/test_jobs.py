@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from recipe.compile.toolchain.jobs import (
     free_memory,
     killed_for_memory,
     peak_of,
+    processors,
     remember_peak,
 )
 
@@ -62,3 +64,17 @@ def test_without_a_limit_the_machine_has_what_it_has(tmp_path: Path) -> None:
     proc, cgroup = machine(tmp_path, "max", 6 * GIB)
     assert free_memory(proc, cgroup) == 20 * GIB
     assert killed_for_memory(proc) == 7
+
+
+@pytest.mark.parametrize(("limit", "count"), [("150000 100000", 1), ("max 100000", None)])
+def test_a_quota_of_processor_time_counts(tmp_path: Path, limit: str, count: int | None) -> None:
+    proc, cgroup = machine(tmp_path, "max", 0)
+    (cgroup / "build" / "cpu.max").write_text(f"{limit}\n")
+    (cgroup / "build" / "job" / "cpu.max").write_text("max 100000\n")
+    assert processors(proc, cgroup) == (count or len(os.sched_getaffinity(0)))
+
+
+def test_less_than_a_processor_is_one(tmp_path: Path) -> None:
+    proc, cgroup = machine(tmp_path, "max", 0)
+    (cgroup / "build" / "cpu.max").write_text("50000 100000\n")
+    assert processors(proc, cgroup) == 1

@@ -151,3 +151,14 @@ def test_a_damaged_stored_matrix_is_computed_anew(world: World, damage: bytes) -
 
     assert world.good("matrix").out == first.out
     assert stored.read_bytes() != damage
+
+
+def test_a_stored_matrix_with_another_state_is_not_shown(world: World) -> None:
+    world.add_patch("one.patch", world.upstream.patch({"vllm/model.py": OURS}))
+    good = world.good("matrix", "--json").document
+    (path,) = (world.cache / "matrix").glob("*.json")
+    text = path.read_text(encoding="utf-8")
+    assert text.count('"applies"') == 1
+    path.write_text(text.replace('"applies"', '"upstreamed"'), encoding="utf-8")
+    assert world.good("matrix", "--json").document == good
+    assert path.read_text(encoding="utf-8") == text

@@ -7,6 +7,7 @@ import json
 
 from recipe.follow.rebase import state as rebase_state
 from recipe.follow.rebase.state import State
+from recipe.ground import scratch
 from recipe.ground.project import Project
 from tests.recipe.next_release import (
     LINES,
@@ -104,9 +105,10 @@ def test_killed_while_it_makes_the_work_tree_it_makes_it_again(world: World) -> 
     add_release(world, "9.2.0", {"vllm/model.py": theirs})
     assert rebase(world, "--onto", "v9.2.0").status == 4
     tree = stopped_tree(world)
-    tree.rename(tree.with_name(".tree.half-written"))
+    left = tree.with_name(scratch.half_written(tree))
+    tree.rename(left)
 
     assert rebase(world, "--continue").status == 4
 
     assert b"<<<<<<<" in (tree / "vllm" / "model.py").read_bytes()
-    assert not tree.with_name(".tree.half-written").exists()
+    assert not left.exists()

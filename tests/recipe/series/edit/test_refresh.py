@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recipe.ground import scratch
 from tests.recipe.releases import (
     SERIES,
     TAGS,
@@ -294,10 +295,13 @@ def test_a_run_that_ends_before_series_txt_leaves_a_series_that_says_what_to_typ
 ) -> None:
     made = only_newest(three)
     amend(made, "Do two", {}, Bases=">=9.3")
-    obstacle = three.root / ".series.txt.half-written"
-    obstacle.mkdir()
-    assert refresh(three, made).status == 1
-    obstacle.rmdir()
+    code = three.root / "recipe" / "series" / "edit" / "refresh.py"
+    text = code.read_text(encoding="utf-8")
+    last = "        write_whole(project.series_file, text)"
+    assert text.count(last) == 1
+    code.write_text(text.replace(last, "        raise KeyboardInterrupt"), encoding="utf-8")
+    assert refresh(three, made).status == 130
+    code.write_text(text, encoding="utf-8")
 
     for verb in (["lint"], ["refresh", "--tree", str(made.root)]):
         done = three.run(*verb)
@@ -313,7 +317,8 @@ def test_a_run_that_ends_before_series_txt_leaves_a_series_that_says_what_to_typ
 def test_what_a_killed_run_left_is_no_patch(three: World) -> None:
     made = tree(three)
     amend(made, "Do three", {"vllm/envs.py": b"better\n"})
-    left = three.root / "patches" / "vllm" / ".three.patch.half-written"
+    folder = three.root / "patches" / "vllm"
+    left = folder / scratch.half_written(folder / "three.patch")
     left.write_bytes(b"half")
     three.good("lint")
     assert refresh(three, made).status == 0

@@ -3,8 +3,8 @@
 
 On GB10 the GPU allocates from free pages: the page cache of a download or an earlier load isn't
 free, though MemAvailable counts it, and pieces below 2 MiB don't serve. See proc_meminfo(5) and
-proc_buddyinfo(5). The facts are read by `look`; what they mean is said by `sentences`, which is
-pure.
+proc_buddyinfo(5). The facts are read by `look`; `shown` and `changes`, which are pure, say them
+and what to change.
 """
 
 import mmap
@@ -85,36 +85,43 @@ def _read_aheads(bdi: Path) -> Iterator[tuple[str, int]]:
             continue
 
 
-def sentences(memory: HostMemory, *, shared: bool) -> list[str]:
-    """Say what there is, and what to change; `shared`: the GPU allocates from this memory."""
+def shown(memory: HostMemory) -> list[str]:
+    """Return what there is, as lines of text."""
     large = "unknown" if memory.large_free is None else _gib(memory.large_free)
-    said = [
-        f"Memory: {_gib(memory.free)} free, {_gib(memory.available)} available of "
-        f"{_gib(memory.total)}; free in blocks of 2 MiB and more: {large}; swap "
-        f"{_gib(memory.swap_free)} free of {_gib(memory.swap_total)}; pages of "
-        f"{memory.page >> 10} KiB."
+    lines = [
+        f"{_gib(memory.free)} free, {_gib(memory.available)} available of {_gib(memory.total)}; "
+        f"free in blocks of 2 MiB and more: {large}; swap {_gib(memory.swap_free)} free of "
+        f"{_gib(memory.swap_total)}; pages of {memory.page >> 10} KiB"
     ]
-    if shared and memory.free < _FREE_SHARE * memory.available:
+    ahead = [(device, kib) for device, kib in memory.read_ahead_kib if kib]
+    if ahead:
+        lines.append("read-ahead " + ", ".join(f"{kib} KiB on {device}" for device, kib in ahead))
+    slow = [device for device, kib in ahead if kib < _LITTLE_READ_AHEAD_KIB]
+    if slow:
+        lines.append(
+            f"lazy loading is slow with little read-ahead, as on {', '.join(slow)}; a window or a "
+            "stream (VLLM_SM12X_LOADING) doesn't depend on it"
+        )
+    return lines
+
+
+def changes(memory: HostMemory) -> list[str]:
+    """Return what to change where the GPU allocates from this memory."""
+    said = []
+    if memory.free < _FREE_SHARE * memory.available:
         said.append(
             "Most of what is available is page cache, which the GPU doesn't get: vLLM sees "
             f"{_gib(memory.free)}. Before a start: sync; echo 1 > /proc/sys/vm/drop_caches (root)."
         )
-    if shared and memory.large_free is not None and memory.large_free < memory.free // 2:
+    if memory.large_free is not None and memory.large_free < memory.free // 2:
         said.append(
             "Free memory is in small pieces, and the GPU needs 2 MiB at a time. Before a start: "
             "echo 1 > /proc/sys/vm/compact_memory (root)."
         )
-    if shared and memory.swap_total:
+    if memory.swap_total:
         said.append(
             "With swap the kernel may move the engine's memory to the disk while it loads. For a "
             "server: swapoff -a (root)."
-        )
-    slow = [device for device, kib in memory.read_ahead_kib if 0 < kib < _LITTLE_READ_AHEAD_KIB]
-    if slow:
-        said.append(
-            f"Little read-ahead on {', '.join(slow)}: lazy loading is slow there. A window or a "
-            "stream (VLLM_SM12X_LOADING) doesn't depend on it, or: echo 8192 > "
-            f"/sys/class/bdi/{slow[0]}/read_ahead_kb (root)."
         )
     return said
 

@@ -15,6 +15,7 @@ from .. import envs
 from ..support.flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes
 from ..support.gemm import DeepGemm, find_deep_gemm
 from .binaries import Extension, examine, find_cuobjdump
+from .host_memory import HostMemory, look
 
 PACKAGES = ("vllm", "torch", "triton", "flashinfer-python")
 PREFIXES = ("VLLM_TRITON_MLA_SPARSE", "VLLM_SM12X_", "VLLM_SM120_")
@@ -22,11 +23,12 @@ PREFIXES = ("VLLM_TRITON_MLA_SPARSE", "VLLM_SM12X_", "VLLM_SM120_")
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A GPU, as torch sees it."""
+    """A GPU, as torch sees it. `integrated`: it has no memory but the host's (GB10)."""
 
     name: str
     capability: tuple[int, int]
     memory_gib: float
+    integrated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class Knob:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything that was found. `versions` has None for what isn't installed.
+    """Everything that was found. `versions` has None for what isn't installed, `memory` is None
+    where no kernel tells.
 
     `flashinfer_shapes`: the (heads, window) that it decodes V4 for, where it has a table of them.
     `flashinfer_unusable`: why vLLM won't use it on this machine. `examined`: a tool was there to
@@ -51,6 +54,7 @@ class Facts:
     devices: tuple[Device, ...]
     is_cuda: bool
     driver: str | None
+    memory: HostMemory | None
     versions: dict[str, str | None]
     flashinfer: FlashInfer
     flashinfer_shapes: frozenset[tuple[int, int]] | None
@@ -78,6 +82,7 @@ def gather() -> Facts:
         devices=devices,
         is_cuda=is_cuda,
         driver=_driver(),
+        memory=look(),
         versions=versions,
         flashinfer=find_flashinfer(),
         flashinfer_shapes=flashinfer_v4_shapes(),
@@ -100,7 +105,12 @@ def _devices() -> tuple[bool, tuple[Device, ...]]:
         return torch.version.cuda is not None, ()
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     devices = (
-        Device(name=d.name, capability=(d.major, d.minor), memory_gib=round(d.total_memory / 2**30))
+        Device(
+            name=d.name,
+            capability=(d.major, d.minor),
+            memory_gib=round(d.total_memory / 2**30),
+            integrated=bool(d.is_integrated),
+        )
         for d in found
     )
     return torch.version.cuda is not None, tuple(devices)

@@ -8,6 +8,7 @@ from ..support.choice import Choice, Route
 from ..support.flashinfer import FlashInfer, missing
 from ..support.gemm import SUBJECT, DeepGemm, decide_for_release
 from ..support.models import Row, paths
+from . import host_memory
 from .binaries import Extension, Verdict
 from .machine import Device, Facts
 
@@ -73,6 +74,8 @@ def advise(facts: Facts, found: tuple[Row, ...], gemm: Choice | None) -> tuple[s
             "vLLM's own FP8 kernels in Triton slower; 3.8 and newer don't. It comes with torch. "
             "Sparse MLA isn't affected: it computes in bfloat16 anyway."
         )
+    if facts.memory is not None and any(device.integrated for device in facts.devices):
+        advice += host_memory.changes(facts.memory)
     for device in facts.sm12x[:1]:
         bad = [e for e in facts.extensions if e.verdict(device.capability) is Verdict.NO_CODE]
         bad += [e for e in facts.extensions if e.verdict(device.capability) is Verdict.PTX]
@@ -97,6 +100,8 @@ def report(
     if not facts.sm12x:
         lines.append("  no device of capability 12.x: nothing of the overlay's runs on a GPU here")
     lines.append(f"  driver {facts.driver or 'not found'}")
+    lines.append("Host memory")
+    lines += [f"  {line}" for line in (host_memory.shown(facts.memory) if facts.memory else ())]
     lines.append("Versions")
     lines += [f"  {name} {version or 'not installed'}" for name, version in facts.versions.items()]
     lines.append(f"  FlashInfer's sparse MLA for SM12x: {_flashinfer(facts.flashinfer)}")

@@ -8,13 +8,14 @@ they go in passes of two launches that share it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
 
 from ..layouts import V4, Layout, check_cache
-from ..scope import Scope
+from ..layouts.scope import Scope
 from .decode_kernel import decode_kernel
 from .launch import device_of
 from .merge import merge_kernel
@@ -24,6 +25,30 @@ from .tiles import Kernel, Limits, Plan, describe_device, plan, read_limits
 D_V = 512
 # V4's logits come out of the kernel's dots this much too small.
 V4_UP = 2.0**64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Query rows, what they read, and where their results go; `sparse_decode` says the shapes."""
+
+    q: torch.Tensor
+    scopes: Sequence[Scope]
+    out: torch.Tensor
+    lse: torch.Tensor
+
+    def some(self, first: int, most: int) -> "Rows":
+        """Return at most `most` of them, from `first` on."""
+        part = slice(first, first + most)
+        scopes = [_rows_of(scope, part) for scope in self.scopes]
+        return Rows(q=self.q[part], scopes=scopes, out=self.out[part], lse=self.lse[part])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partial:
+    """The workspace of splits: outputs (rows, splits, heads, 512) and their LSEs, float32."""
+
+    out: torch.Tensor
+    lse: torch.Tensor
 
 
 def sparse_decode(
@@ -58,51 +83,29 @@ def sparse_decode(
     )  # fmt: skip
     if q.stride(2) != 1:
         q = q.contiguous()
+    given = Rows(q=q, scopes=scopes, out=out, lse=lse)
     if chosen.splits == 1:
-        _launch(chosen, layout, q, scopes, scale, sink, out, lse, None, None)
+        _launch(chosen, layout, given, scale, sink, None)
         return
     # The passes share one workspace; all run on one stream.
     shape = (min(rows, limits.rows), chosen.splits, heads)
-    partial = q.new_empty((*shape, D_V), dtype=torch.float32)
-    partial_lse = q.new_empty(shape, dtype=torch.float32)
-    if rows <= limits.rows:
-        _pass(chosen, layout, q, scopes, scale, sink, out, lse, partial, partial_lse)
-        return
+    partial = Partial(
+        out=q.new_empty((*shape, D_V), dtype=torch.float32),
+        lse=q.new_empty(shape, dtype=torch.float32),
+    )
     for first in range(0, rows, limits.rows):
-        part = slice(first, min(first + limits.rows, rows))
-        few = [_rows_of(scope, part) for scope in scopes]
-        _pass(chosen, layout, q[part], few, scale, sink, out[part], lse[part], partial, partial_lse)
+        few = given if rows <= limits.rows else given.some(first, limits.rows)
+        _launch(chosen, layout, few, scale, sink, partial)
+        _merge(chosen, few, sink, partial)
 
 
-def _pass(
-    chosen: Plan,
-    layout: Layout,
-    q: torch.Tensor,
-    scopes: Sequence[Scope],
-    scale: float,
-    sink: torch.Tensor | None,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    partial: torch.Tensor,
-    partial_lse: torch.Tensor,
-) -> None:
-    _launch(chosen, layout, q, scopes, scale, sink, out, lse, partial, partial_lse)
-    _merge(chosen, partial, partial_lse, sink, out, lse)
-
-
-def _merge(
-    chosen: Plan,
-    partial: torch.Tensor,
-    partial_lse: torch.Tensor,
-    sink: torch.Tensor | None,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-) -> None:
+def _merge(chosen: Plan, given: Rows, sink: torch.Tensor | None, partial: Partial) -> None:
+    out, lse = given.out, given.lse
     rows, heads, _ = out.shape
     with device_of(out):
         merge_kernel[(rows * heads,)](
-            partial_ptr=partial,
-            partial_lse_ptr=partial_lse,
+            partial_ptr=partial.out,
+            partial_lse_ptr=partial.lse,
             sink_ptr=sink,
             out_ptr=out,
             lse_ptr=lse,
@@ -161,27 +164,24 @@ def _scope_arguments(scope: Scope | None, prefix: str) -> dict[str, Any]:
 def _launch(
     chosen: Plan,
     layout: Layout,
-    q: torch.Tensor,
-    scopes: Sequence[Scope],
+    given: Rows,
     scale: float,
     sink: torch.Tensor | None,
-    out: torch.Tensor,
-    lse: torch.Tensor,
-    partial: torch.Tensor | None,
-    partial_lse: torch.Tensor | None,
+    partial: Partial | None,
 ) -> None:
+    q, out, lse, tile = given.q, given.out, given.lse, chosen.tile
     rows, heads, width = q.shape
-    tile = chosen.tile
-    extra = scopes[1] if len(scopes) > 1 else None
+    first = given.scopes[0]
+    extra = given.scopes[1] if len(given.scopes) > 1 else None
     with device_of(q):
         decode_kernel[(rows * chosen.head_blocks, chosen.splits)](
             q_ptr=q,
             sink_ptr=sink,
             out_ptr=out,
             lse_ptr=lse,
-            partial_ptr=partial,
-            partial_lse_ptr=partial_lse,
-            **_scope_arguments(scopes[0], ""),
+            partial_ptr=partial.out if partial else None,
+            partial_lse_ptr=partial.lse if partial else None,
+            **_scope_arguments(first, ""),
             **_scope_arguments(extra, "extra_"),
             q_row_stride=q.stride(0),
             q_head_stride=q.stride(1),
@@ -192,7 +192,7 @@ def _launch(
             splits=chosen.splits,
             scale=scale * LOG2E.value * (V4_UP if layout is V4 else 1.0),
             V4=layout is V4,
-            PAGE=scopes[0].cache.shape[1],
+            PAGE=first.cache.shape[1],
             EXTRA_PAGE=extra.cache.shape[1] if extra else 1,
             ROPE=0 if layout is V4 else width - layout.nope_dim,
             SPLIT=chosen.splits > 1,

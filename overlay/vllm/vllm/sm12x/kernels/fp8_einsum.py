@@ -149,49 +149,67 @@ def fp8_einsum(
     plan = plan or plan_einsum(
         describe_device(a.device), rows=rows, groups=groups, width=width, depth=depth
     )
-    tile = plan.tile
     partial = None
     if plan.splits > 1:
         partial = a.new_empty((plan.splits, rows, groups, width), dtype=torch.float32)
-    grid = (groups * (width // tile.block_columns), triton.cdiv(rows, tile.block_rows), plan.splits)
     with device_of(a):
-        fp8_einsum_kernel[grid](
-            a_ptr=a,
-            a_scale_ptr=a_scale,
-            b_ptr=b,
-            b_scale_ptr=b_scale,
-            out_ptr=out,
-            partial_ptr=partial,
-            a_row_stride=a.stride(0),
-            a_group_stride=a.stride(1),
-            scale_row_stride=a_scale.stride(0),
-            scale_group_stride=a_scale.stride(1),
-            scale_block_stride=a_scale.stride(2),
-            b_group_stride=b.stride(0),
-            b_row_stride=b.stride(1),
-            out_row_stride=out.stride(0),
-            out_group_stride=out.stride(1),
-            rows=rows,
-            groups=groups,
-            splits=plan.splits,
-            WIDTH=width,
-            DEPTH=depth,
-            SPLIT=partial is not None,
-            BLOCK_M=tile.block_rows,
-            BLOCK_N=tile.block_columns,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+        _multiply(plan, a, a_scale, b, b_scale, out, partial)
         if partial is not None:
-            sum_kernel[rows * groups, width // 128](
-                partial_ptr=partial,
-                out_ptr=out,
-                out_row_stride=out.stride(0),
-                out_group_stride=out.stride(1),
-                rows=rows,
-                groups=groups,
-                splits=plan.splits,
-                WIDTH=width,
-                BLOCK=128,
-                num_warps=1,
-            )
+            _add_up(partial, out)
+
+
+def _multiply(
+    plan: EinsumPlan,
+    a: torch.Tensor,
+    a_scale: torch.Tensor,
+    b: torch.Tensor,
+    b_scale: torch.Tensor,
+    out: torch.Tensor,
+    partial: torch.Tensor | None,
+) -> None:
+    rows, groups, depth = a.shape
+    width, tile = b.shape[1], plan.tile
+    grid = (groups * (width // tile.block_columns), triton.cdiv(rows, tile.block_rows), plan.splits)
+    fp8_einsum_kernel[grid](
+        a_ptr=a,
+        a_scale_ptr=a_scale,
+        b_ptr=b,
+        b_scale_ptr=b_scale,
+        out_ptr=out,
+        partial_ptr=partial,
+        a_row_stride=a.stride(0),
+        a_group_stride=a.stride(1),
+        scale_row_stride=a_scale.stride(0),
+        scale_group_stride=a_scale.stride(1),
+        scale_block_stride=a_scale.stride(2),
+        b_group_stride=b.stride(0),
+        b_row_stride=b.stride(1),
+        out_row_stride=out.stride(0),
+        out_group_stride=out.stride(1),
+        rows=rows,
+        groups=groups,
+        splits=plan.splits,
+        WIDTH=width,
+        DEPTH=depth,
+        SPLIT=partial is not None,
+        BLOCK_M=tile.block_rows,
+        BLOCK_N=tile.block_columns,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+def _add_up(partial: torch.Tensor, out: torch.Tensor) -> None:
+    splits, rows, groups, width = partial.shape
+    sum_kernel[rows * groups, width // 128](
+        partial_ptr=partial,
+        out_ptr=out,
+        out_row_stride=out.stride(0),
+        out_group_stride=out.stride(1),
+        rows=rows,
+        groups=groups,
+        splits=splits,
+        WIDTH=width,
+        BLOCK=128,
+        num_warps=1,
+    )

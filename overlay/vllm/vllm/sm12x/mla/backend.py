@@ -10,14 +10,13 @@ from vllm.v1.attention.backends.mla import flashmla_sparse
 from vllm.v1.attention.backends.mla.flashmla_sparse import (
     FlashMLASparseBackend,
     FlashMLASparseImpl,
-    FlashMLASparseMetadata,
-    FlashMLASparseMetadataBuilder,
 )
 from vllm.v1.worker.workspace import current_workspace_manager
 
 from ..layouts import V32
-from ..ops.flash_mla import flash_mla_sparse_fwd, flash_mla_with_kvcache, get_mla_metadata
-from .ready import compiling
+from ..ops.flash_mla import flash_mla_sparse_fwd, flash_mla_with_kvcache
+from .builder import SparseBuilder, reads_in_place
+from .sharing import SHARES, OwnSinks, drop_empty, local_slots
 
 PACKED, UNPACKED = "fp8_ds_mla", "auto"
 ROPE_DIM = V32.head_dim - V32.nope_dim
@@ -31,47 +30,6 @@ def writes_without_rope() -> bool:
     return hasattr(flashmla_sparse, "FP8_DS_MLA_ROPE_DIM")
 
 
-def reads_in_place(vllm_config: Any) -> bool:
-    """Whether prompts are read from the packed cache where it is, as in decode.
-
-    Upstream's own way stays where no cache of this device holds all keys: HiSparse keeps them on
-    the host, context parallelism on other ranks.
-    """
-    on_host = getattr(vllm_config.attention_config, "hisparse_config", None) is not None
-    return not on_host and vllm_config.parallel_config.decode_context_parallel_size == 1
-
-
-class InPlaceBuilder(FlashMLASparseMetadataBuilder):  # type: ignore[misc]
-    """FlashMLA's builder, which lets decode's kernel serve prompts too, for any number of heads.
-
-    Upstream does so below 32 heads and gathers a longer prompt's keys in bfloat16 above.
-    """
-
-    def _build_fp8_separate_prefill_decode(self, *args: Any, **kwargs: Any) -> Any:
-        if not reads_in_place(self.vllm_config):
-            return super()._build_fp8_separate_prefill_decode(*args, **kwargs)
-        return FlashMLASparseMetadata.FP8KernelMetadata(
-            scheduler_metadata=get_mla_metadata()[0],
-            cache_lens=self.max_model_len_tensor[:1],
-            dummy_block_table=self.dummy_block_table[:1],
-        )
-
-    @staticmethod
-    def determine_chunked_prefill_workspace_size(vllm_config: Any) -> int:
-        """Return 0: what newer releases keep is for a dense prefill, and there is none."""
-        return 0
-
-    def build(self, *args: Any, **kwargs: Any) -> Any:
-        """Build upstream's metadata and mark it by what was made for the packed cache."""
-        metadata = super().build(*args, **kwargs)
-        if isinstance(metadata.fp8_extra_metadata, FlashMLASparseMetadata.FP8KernelMetadata):
-            metadata.fp8_use_mixed_batch = True
-        return metadata
-
-
-SparseBuilder = compiling(InPlaceBuilder)
-
-
 class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
     """FlashMLA's implementation without what only FlashMLA's kernels need: padded heads, a RoPE
     part where a model has none, and a workspace for the longest context.
@@ -81,10 +39,17 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
 
     `sinks` (heads of this rank,) float32 are HY V4's: a logit a head that takes part in the
     softmax and brings no value. Weights are loaded into the tensor after it is handed over.
+
+    Where ranks share contexts, a rank gives its part for the heads of all: see `sharing`.
     """
 
     supports_dense_mha_prefill = False
+    can_return_lse_for_decode = supports_dcp = SHARES
+    lse_base_on_e = True
+    need_to_return_lse_for_decode: bool
     sinks: torch.Tensor | None = None
+    _own_sinks: OwnSinks | None = None
+    _shares = False
 
     def __init__(
         self,
@@ -96,21 +61,44 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         **others: Any,
     ) -> None:
         config = get_current_vllm_config()
-        check_sinks(sinks, num_heads, config.parallel_config.decode_context_parallel_size)
-        self.sinks = sinks
         self._in_place = kv_cache_dtype == PACKED and reads_in_place(config)
-        tokens = config.scheduler_config.max_num_batched_tokens
-        queries, outputs = ((tokens, num_heads, d) for d in (V32.head_dim, V32.nope_dim))
-        self._buffers = [(shape, torch.bfloat16) for shape in (queries, outputs)]
+        self._shares, self._parallel = (
+            self._in_place and self.dcp_world_size > 1,
+            config.parallel_config,
+        )
+        self._take_sinks(sinks, num_heads)
+        self._buffers = self._sizes(config.scheduler_config.max_num_batched_tokens, num_heads)
         if self._in_place:
             # First, because upstream may keep a view of its part and with it all that it had then.
             current_workspace_manager().get_simultaneous(*self._buffers)
         # By a packed cache's name upstream reserves what it gathers prompts into.
         reserved_for = UNPACKED if self._in_place else kv_cache_dtype
+        # For another name it refuses to give an LSE.
+        gives_lse, self.need_to_return_lse_for_decode = self.need_to_return_lse_for_decode, False
         super().__init__(
             num_heads=num_heads, head_size=head_size, kv_cache_dtype=reserved_for, **others
         )
-        self.kv_cache_dtype = kv_cache_dtype
+        self.kv_cache_dtype, self.need_to_return_lse_for_decode = kv_cache_dtype, gives_lse
+
+    def _take_sinks(self, sinks: torch.Tensor | None, heads: int) -> None:
+        self.sinks, ranks = sinks, self.dcp_world_size
+        if sinks is None:
+            return
+        check_sinks(sinks, heads)
+        if self._shares:
+            self._own_sinks = OwnSinks(sinks, rank=self.dcp_rank, ranks=ranks)
+        elif ranks > 1:
+            raise NotImplementedError(
+                f"This model has attention sinks, and {ranks} ranks that share prompts as well as "
+                "contexts would each count them. Serve it with --prefill-context-parallel-size 1."
+            )
+
+    def _sizes(self, tokens: int, heads: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """What queries and outputs take. Where ranks share contexts, queries come gathered."""
+        gathered = heads * self.dcp_world_size
+        queries = (0,) if self._shares else (tokens, heads, V32.head_dim)
+        outputs = (tokens, gathered if self._shares else heads, V32.nope_dim)
+        return [(shape, torch.bfloat16) for shape in (queries, outputs)]
 
     @property
     def prefill_padding(self) -> int:
@@ -133,11 +121,46 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
             k_pe = k_pe.new_zeros((*k_pe.shape[:-1], ROPE_DIM))
         super().do_kv_cache_update(kv_c_normed, k_pe, *args, **kwargs)
 
-    def forward_mqa(self, q: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward_mqa(
+        self, q: Any, kv_c_and_k_pe_cache: torch.Tensor, attn_metadata: Any, layer: Any
+    ) -> Any:
         """Attend. A query without a RoPE part goes on as it is, and stays 512 wide."""
         if isinstance(q, tuple) and not q[1].shape[-1]:
             q = q[0]
-        return super().forward_mqa(q, *args, **kwargs)
+        if self._shares:
+            q = torch.cat(q, dim=-1) if isinstance(q, tuple) else q
+            return self._attend_part(q, kv_c_and_k_pe_cache, attn_metadata)
+        return super().forward_mqa(q, kv_c_and_k_pe_cache, attn_metadata, layer)
+
+    def _attend_part(
+        self, q: torch.Tensor, cache: torch.Tensor, metadata: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the output and the LSE of `q` (rows, heads of all ranks, 576 or 512) over those of
+        its picks that this rank holds.
+        """
+        rows = len(q)
+        picks = self.topk_indices_buffer[:rows]
+        slots, counts = local_slots(
+            picks, metadata, self._parallel, rank=self.dcp_rank, page=metadata.block_size
+        )
+        sinks = self._own_sinks
+        _, whole = current_workspace_manager().get_simultaneous(*self._buffers)
+        out, lse = flash_mla_with_kvcache(
+            q=q.unsqueeze(1),
+            k_cache=cache.view(torch.uint8).unsqueeze(-2),
+            block_table=None,
+            cache_seqlens=None,
+            head_dim_v=V32.nope_dim,
+            tile_scheduler_metadata=None,
+            softmax_scale=self.softmax_scale,
+            is_fp8_kvcache=True,
+            indices=slots.unsqueeze(1),
+            topk_length=counts,
+            attn_sink=None if sinks is None else sinks.current(),
+            out=whole[:rows].unsqueeze(1),
+        )
+        lse = drop_empty(lse.squeeze(2), counts)
+        return out.squeeze(1), lse if sinks is None else sinks.count(lse)
 
     def _fp8_flash_mla_kernel(
         self,
@@ -203,21 +226,12 @@ class SparseImpl(FlashMLASparseImpl):  # type: ignore[misc]
         return output, lse
 
 
-def check_sinks(sinks: torch.Tensor | None, heads: int, context_ranks: int) -> None:
-    """Raise ValueError for sinks that the kernels don't read, NotImplementedError for ranks that
-    share a context: each would count the sink once.
-    """
-    if sinks is None:
-        return
+def check_sinks(sinks: torch.Tensor, heads: int) -> None:
+    """Raise ValueError for sinks that the kernels don't read."""
     if sinks.dtype != torch.float32 or sinks.shape != (heads,):
         raise ValueError(
             f"sinks are {tuple(sinks.shape)} {sinks.dtype}; expected ({heads},) torch.float32, "
             "one for each head of this rank"
-        )
-    if context_ranks > 1:
-        raise NotImplementedError(
-            f"This model has attention sinks, and {context_ranks} ranks that share a context would "
-            "each count them. Serve it with --decode-context-parallel-size 1."
         )
 
 

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from .. import envs
-from ..support.choice import Cache, Choice, describe_once, vllm_refuses
+from ..support.choice import Cache, Choice, Route, cannot_share, describe_once, vllm_refuses
 from ..support.flashinfer import flashinfer_v4_shapes
 from ..support.route import Model, choose, has_own_path, read_model
 from .deep_gemm import describe
@@ -24,12 +24,17 @@ def adjust(vllm_config: Any) -> None:
     """Turn graphs off where the knob says so, and take the packed cache where none is named.
 
     Nothing changes for models without sparse MLA and for those that don't take the Triton path.
+    ValueError where ranks are to share contexts and no path can: vLLM would stop there after it has
+    loaded the weights, with an assertion.
     """
     model = read_model(vllm_config)
     if model is None:
         return
     describe()
     choice = path_of(model, vllm_config)
+    if model.dcp and choice.path is Route.NONE:
+        ranks = vllm_config.parallel_config.decode_context_parallel_size
+        raise cannot_share(ranks, choice.why)
     if model.layout is Cache.V4 and not has_own_path():
         describe_once(choice, logger)  # elsewhere the layers do, as they choose
     if not choice.triton:
@@ -75,7 +80,6 @@ def foreseen(model: Model, vllm_config: Any) -> str:
         layout=model.layout,
         index_topk=model.index_topk,
         rope_dim=model.rope_dim,
-        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
     )
     if known:
         return known

@@ -8,7 +8,7 @@ its own indices and with the length of its batch row.
 import torch
 
 from ..layouts import V32, Layout, check_cache, describe
-from ..scope import Scope
+from ..layouts.scope import Scope
 from .checks import check_tensor
 from .schedule import FlashMLASchedMeta
 

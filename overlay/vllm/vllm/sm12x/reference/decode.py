@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from ..layouts import check_cache, unpack
-from ..scope import Scope
+from ..layouts.scope import Scope
 from .softmax import attend, counted
 
 __all__ = ["Scope", "sparse_decode"]

@@ -9,9 +9,9 @@ import torch
 
 from .. import layouts
 from ..layouts import V4, V32, Layout
+from ..layouts.scope import Scope
 from ..ops.flash_mla import flash_mla_sparse_fwd, flash_mla_with_kvcache
 from ..reference import decode, prefill
-from ..scope import Scope
 from .trials import Trial, sample
 from .verdicts import Verdict, judge_attention
 

@@ -20,9 +20,8 @@ ROPE_DIMS = {"V4": (64,), "V3.2": (64, 0)}
 CALLS_FLASHINFER = (0, 24)
 # The newest that was looked at, and what its path for V3.2 and GLM wants, as all before do.
 LOOKED_AT, V32_TOPK = (0, 33), 2048
-# The first whose FlashMLA path hands the LSE on, without which ranks' outputs can't be merged.
-GATHERS_LSE = (0, 29)
-WITHOUT_LSE = "gives no LSE, which decode context parallelism needs"
+# The first whose sparse indexer picks from a context that ranks share.
+SHARES_CONTEXTS = (0, 25)
 NO_PATH = "this vLLM has no sparse MLA for SM12x of its own"
 # The first whose kernel that writes the packed cache puts up with an absent RoPE part.
 WRITES_WITHOUT_ROPE = (0, 31)
@@ -106,19 +105,39 @@ def not_sm12x(is_cuda: bool, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def triton_lacks(vllm_version: str, *, layout: Cache, rope_dim: int, dcp: bool = False) -> str:
-    """Why the Triton path can't serve a model in a vLLM of this version, or nothing."""
+def triton_lacks(*, layout: Cache, rope_dim: int) -> str:
+    """Why the Triton path can't serve a model, or nothing."""
     if rope_dim not in ROPE_DIMS[layout.value]:
         return f"the Triton kernels have no RoPE of {rope_dim} for {layout.value}"
-    release = release_of(vllm_version)
-    if dcp and release and release < GATHERS_LSE:
-        return f"this vLLM's FlashMLA, which the Triton path is built on, {WITHOUT_LSE}"
     return ""
 
 
-def vllm_refuses(
-    vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int, dcp: bool = False
-) -> str:
+def sharing_refused(vllm_version: str, *, layout: Cache) -> str:
+    """Why no path of a vLLM of this version serves contexts that ranks share, or nothing.
+
+    That is decode context parallelism: each rank holds a part of every context's keys. A release
+    newer than those looked at refuses nothing.
+    """
+    release = release_of(vllm_version)
+    if not release or release[:2] > LOOKED_AT:
+        return ""
+    if layout is Cache.V4:
+        return "vLLM doesn't share sliding windows among ranks, and DeepSeek V4 has them"
+    if release < SHARES_CONTEXTS:
+        return "up to v0.24 vLLM's sparse indexer doesn't pick from a context that ranks share"
+    return ""
+
+
+def cannot_share(ranks: int, why: str) -> ValueError:
+    """Return the error for ranks that are to share contexts where nobody can serve that."""
+    return ValueError(
+        f"--decode-context-parallel-size {ranks} can't be served on SM12x: {why}. Each rank would "
+        "see a part of a context, and nothing would put the parts together. "
+        "Type --decode-context-parallel-size 1."
+    )
+
+
+def vllm_refuses(vllm_version: str, *, layout: Cache, index_topk: int, rope_dim: int) -> str:
     """Why vLLM's FlashInfer path of this version can't serve a model on SM12x, or nothing.
 
     For who can't ask vLLM's own check. A release newer than those looked at refuses nothing.
@@ -130,8 +149,6 @@ def vllm_refuses(
         return NO_PATH
     if layout is Cache.V32 and index_topk != V32_TOPK:
         return f"vLLM's FlashInfer path wants {V32_TOPK} picks a row, the model has {index_topk}"
-    if dcp:
-        return f"vLLM's FlashInfer path {WITHOUT_LSE}"
     return cache_refuses(vllm_version, rope_dim=rope_dim)
 
 

@@ -8,7 +8,16 @@ every pinned release, with the code of that release and of the FlashInfer that i
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .choice import Cache, Choice, Route, decide, not_sm12x, triton_lacks, vllm_refuses
+from .choice import (
+    Cache,
+    Choice,
+    Route,
+    decide,
+    not_sm12x,
+    sharing_refused,
+    triton_lacks,
+    vllm_refuses,
+)
 from .flashinfer import FlashInfer, release_of
 
 # The first vLLM that asks FlashInfer for V4's shapes, how wide V4's window is, and how wide the one
@@ -47,6 +56,10 @@ KINDS = (
     Kind(
         name="DeepSeek V4.1-Flash",
         layout=Cache.V4, index_topk=512, rope_dim=64, heads=64, since=(0, 30),
+    ),
+    Kind(
+        name="DeepSeek V4-Flash with decode context parallelism",
+        layout=Cache.V4, index_topk=512, rope_dim=64, heads=64, since=(0, 20), dcp=True,
     ),
     Kind(
         name="DeepSeek V3.2",
@@ -105,9 +118,7 @@ def paths(
                 forced=forced,
                 refusal=_refusal(kind, vllm_version, found, shapes, speculation=speculation),
                 danger=found.danger,
-                lacks=triton_lacks(
-                    vllm_version, layout=kind.layout, rope_dim=kind.rope_dim, dcp=kind.dcp
-                ),
+                lacks=triton_lacks(layout=kind.layout, rope_dim=kind.rope_dim),
             ),
         )
         for kind in KINDS
@@ -118,10 +129,13 @@ def paths(
 def _missing(
     kind: Kind, version: str, is_cuda: bool, capability: tuple[int, int] | None
 ) -> Choice | None:
-    release = release_of(version)
-    if not_sm12x(is_cuda, capability) or not release or release >= kind.since:
+    if not_sm12x(is_cuda, capability):
         return None
-    return Choice(path=Route.NONE, why="this vLLM has no such model")
+    release = release_of(version)
+    why = "this vLLM has no such model" if release and release < kind.since else ""
+    if not why and kind.dcp:
+        why = sharing_refused(version, layout=kind.layout)
+    return Choice(path=Route.NONE, why=why) if why else None
 
 
 def _refusal(
@@ -137,7 +151,6 @@ def _refusal(
         layout=kind.layout,
         index_topk=kind.index_topk,
         rope_dim=kind.rope_dim,
-        dcp=kind.dcp,
     )
     known = known or found.refuses(rope_dim=kind.rope_dim)
     release = release_of(version)

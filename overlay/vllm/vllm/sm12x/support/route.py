@@ -17,6 +17,8 @@ from .choice import (
     cache_refuses,
     decide,
     describe_once,
+    not_sm12x,
+    sharing_refused,
     sinks_refused,
     triton_lacks,
 )
@@ -34,12 +36,15 @@ FIELDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache."""
+    """The shape of a model's sparse attention. `sinks`: HY V4's, over V3.2's cache. `dcp`: it is
+    served with decode context parallelism.
+    """
 
     layout: Cache
     index_topk: int
     rope_dim: int
     sinks: bool = False
+    dcp: bool = False
 
 
 def read_model(vllm_config: Any) -> Model | None:
@@ -56,7 +61,13 @@ def read_model(vllm_config: Any) -> Model | None:
         return None
     # V4's sinks are a part of its layout, V3.2's are HY V4's alone.
     sinks = layout is Cache.V32 and bool(getattr(hf, "learnable_sink", False))
-    return Model(layout=layout, index_topk=hf.index_topk, rope_dim=hf.qk_rope_head_dim, sinks=sinks)
+    return Model(
+        layout=layout,
+        index_topk=hf.index_topk,
+        rope_dim=hf.qk_rope_head_dim,
+        sinks=sinks,
+        dcp=vllm_config.parallel_config.decode_context_parallel_size > 1,
+    )
 
 
 def _layout(hf: Any) -> Cache | None:
@@ -126,15 +137,20 @@ def choose(
     forced = envs.get(KNOB)
     if backend is not None and backend.name not in ours:
         return Choice(path=Route.UPSTREAM, why=f"{backend.name} is asked for")
-    capability = current_platform.get_device_capability()
+    found_capability = current_platform.get_device_capability()
+    capability = found_capability and (found_capability.major, found_capability.minor)
+    is_cuda = current_platform.is_cuda()
+    shared = sharing_refused(__version__, layout=model.layout) if model.dcp else ""
+    if shared and not not_sm12x(is_cuda, capability):
+        return Choice(path=Route.NONE, why=shared, unexpected=True)
     found = find_flashinfer()
     choice = decide(
-        is_cuda=current_platform.is_cuda(),
-        capability=None if capability is None else (capability.major, capability.minor),
+        is_cuda=is_cuda,
+        capability=capability,
         forced=forced,
         refusal=unasked(model, found) or refusal,
         danger=found.danger,
-        lacks=lacks or triton_lacks(__version__, layout=model.layout, rope_dim=model.rope_dim),
+        lacks=lacks or triton_lacks(layout=model.layout, rope_dim=model.rope_dim),
     )
     if backend is not None and choice.path is Route.UPSTREAM and forced is None and not lacks:
         return Choice(path=Route.TRITON, why=f"{backend.name} is asked for")

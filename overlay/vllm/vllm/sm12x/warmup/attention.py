@@ -17,7 +17,7 @@ import torch
 
 from .. import layouts
 from ..layouts import V4, V32, Layout
-from ..scope import Scope
+from ..layouts.scope import Scope
 from ..support.compression import WINDOW_PAGE, ratios_of, window_page
 
 logger = logging.getLogger(__name__)
@@ -105,8 +105,10 @@ def v4_shape(
     )
 
 
-def v32_shape(*, heads: int, index_topk: int, rope_dim: int) -> Shape:
-    """DeepSeek V3.2 and GLM-5.x: the indexer's picks alone, without sink."""
+def v32_shape(*, heads: int, index_topk: int, rope_dim: int, lengths: bool = False) -> Shape:
+    """DeepSeek V3.2 and GLM-5.x: the indexer's picks alone, without sink. `lengths`: of each row
+    some count, as where ranks share contexts.
+    """
     layer = Layer(widths=(_aligned(index_topk),), page_sizes=(V32_PAGE,))
     return Shape(
         layout=V32,
@@ -114,7 +116,7 @@ def v32_shape(*, heads: int, index_topk: int, rope_dim: int) -> Shape:
         width=V32.nope_dim + rope_dim,
         layers=(layer,),
         sink=False,
-        lengths=False,
+        lengths=lengths,
         prefill_lengths=(False, True),  # older releases, newer ones
     )
 
@@ -130,10 +132,11 @@ def from_config(vllm_config: Any) -> Shape | None:
     parallel = vllm_config.parallel_config
     heads = -(-hf.num_attention_heads // parallel.tensor_parallel_size)
     # Where ranks share a cache, each attends for the heads of all of them.
-    heads *= getattr(parallel, "decode_context_parallel_size", 1)
+    ranks = getattr(parallel, "decode_context_parallel_size", 1)
+    heads *= ranks
     ratios = ratios_of(hf)
     if not ratios:
-        return v32_shape(heads=heads, index_topk=index_topk, rope_dim=rope_dim)
+        return v32_shape(heads=heads, index_topk=index_topk, rope_dim=rope_dim, lengths=ranks > 1)
     return v4_shape(
         heads=heads,
         window=hf.sliding_window,

@@ -142,7 +142,8 @@ class LazyTensor(torch.Tensor):  # type: ignore[misc] # torch is Any where it is
             return bytes_of.as_strided(self.shape, self.stride(), self.storage_offset())
         if self.plain_copy is not None:
             return self.plain_copy
-        made = torch.empty_strided(*_dense_like(self), dtype=self.dtype, device="cpu")
+        bare = torch.empty_strided(self.shape, self.stride(), dtype=self.dtype, device="meta")
+        made = torch.empty_like(bare, device="cpu")  # with the strides that a clone has
         self.source.origin.copy(self.description(), self.dtype, made)
         if keep:
             self.plain_copy = made
@@ -234,16 +235,3 @@ def _run_plain(func: Any, args: Any, kwargs: Any) -> Any:
         if place in written and result is plain:
             return args[place]
     return result
-
-
-def _dense_like(tensor: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape, and strides without holes in the same order, as torch keeps them in a clone."""
-    shape, strides = tuple(tensor.shape), tensor.stride()
-    made = [0] * len(shape)
-    step = 1
-    # Spread dimensions have no stride of their own, and come last.
-    order = sorted(range(len(shape)), key=lambda d: (strides[d], -d))
-    for dim in order:
-        made[dim] = step
-        step *= max(shape[dim], 1)
-    return shape, tuple(made)

@@ -1,108 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two fp8_ds_mla cache layouts: where each byte of a token is, and how values become bytes.
-
-`V4` (DeepSeek V4, 584 bytes a token). A page holds the data rows of all its tokens, 448 e4m3 values
-and 64 bfloat16 RoPE values each, and behind them the scale rows of all its tokens, seven UE8M0
-exponents and a zero each; then it is padded to a multiple of 576 bytes. The cache's tensor says
-(pages, page size, 584), but `cache[page, i]` is not token i: only `cache.stride(0)` counts.
-
-`V32` (DeepSeek V3.2 and GLM-5.x, 656 bytes a token). Row by row: 512 e4m3 values, four float32
-scales, 64 bfloat16 RoPE values.
-
-Pages of other layers may lie between two pages of a cache, so a page's place is its number times
-`stride(0)`. A cache outgrows 2 GiB, so that product is taken in int64.
-
-Sources: vLLM's `flashmla_sparse.py`, `quantize_and_insert_k_cache` and `concat_and_cache_ds_mla`,
-and the docstring of FlashMLA's `flash_mla_with_kvcache`.
-"""
+"""The pages of a cache: made, checked, written and read by slot."""
 
 import functools
-from dataclasses import dataclass
-from enum import Enum
 
 import torch
 
-E4M3_MAX = 448.0
-# Vector loads read 16 bytes at a time, so every row of a cache must start at a multiple of them.
-LOAD_BYTES = 16
-SCALE_ROW_BYTES = 8
-# UE8M0 is the exponent field of a float32; its code 0 stands for a subnormal number.
-EXPONENT_BIAS = 127
-EXPONENT_SHIFT = 23
-
-
-class ScaleRule(str, Enum):
-    """How a group's scale follows from its largest magnitude."""
-
-    POWER_OF_TWO = "power of two"  # rounded up; the only rule that V4's exponents can hold
-    EXACT = "exact"  # amax / 448, as vLLM 0.20 wrote V3.2 caches and GLM checkpoints may have
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """One layout. Sizes in bytes end in `_bytes`, all others count values.
-
-    `amax_floor` and `scale_floor` bound a power-of-two scale from below: upstream's two writers do
-    it before and after the division by 448.
-    """
-
-    name: str
-    token_bytes: int
-    row_bytes: int
-    nope_dim: int
-    rope_dim: int
-    group_dim: int
-    page_alignment_bytes: int
-    block_packed: bool
-    amax_floor: float
-    scale_floor: float
-
-    @property
-    def head_dim(self) -> int:
-        """Values of one token: the width of a key."""
-        return self.nope_dim + self.rope_dim
-
-    @property
-    def groups(self) -> int:
-        """Scales of one token."""
-        return self.nope_dim // self.group_dim
-
-    @property
-    def rope_offset_bytes(self) -> int:
-        """Where the RoPE values start in a token's row."""
-        return self.row_bytes - 2 * self.rope_dim
-
-    def page_bytes(self, page_size: int) -> int:
-        """Bytes from one page to the next when nothing lies between them."""
-        units = -(-page_size * self.token_bytes // self.page_alignment_bytes)
-        return units * self.page_alignment_bytes
-
-
-V4 = Layout(
-    name="V4",
-    token_bytes=584,
-    row_bytes=576,
-    nope_dim=448,
-    rope_dim=64,
-    group_dim=64,
-    page_alignment_bytes=576,
-    block_packed=True,
-    amax_floor=1e-4,
-    scale_floor=0.0,
-)
-V32 = Layout(
-    name="V3.2",
-    token_bytes=656,
-    row_bytes=656,
-    nope_dim=512,
-    rope_dim=64,
-    group_dim=128,
-    page_alignment_bytes=1,
-    block_packed=False,
-    amax_floor=0.0,
-    scale_floor=1e-4,
-)
-LAYOUTS = {layout.token_bytes: layout for layout in (V4, V32)}
+from .formats import LAYOUTS, LOAD_BYTES, SCALE_ROW_BYTES, Layout
+from .values import ScaleRule, exponents_to_scales, quantize, scales_to_exponents
 
 
 def empty_cache(
@@ -227,46 +131,6 @@ def unpack(
         scales = _take(flat, scale_rows, 4 * layout.groups).view(torch.float32)
     nope = codes * scales.repeat_interleave(layout.group_dim, dim=1)
     return torch.cat([nope, rope.float()], dim=1).to(dtype)
-
-
-def quantize(
-    layout: Layout, nope: torch.Tensor, *, rule: ScaleRule = ScaleRule.POWER_OF_TWO
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return e4m3 codes (n, nope_dim) and float32 scales (n, groups) of `nope` (n, nope_dim).
-
-    V4:   s = 2^ceil(log2(max(amax, 1e-4) / 448)), q = clamp(x / s, -448, 448)
-    V3.2: s = 2^ceil(log2(max(amax / 448, 1e-4))), or exactly max(amax / 448, the least normal)
-    """
-    x = nope.float().unflatten(1, (layout.groups, layout.group_dim))
-    # NaN must not hide its neighbours' magnitude; CUDA's fmaxf ignores it as well.
-    amax = x.abs().nan_to_num(nan=0.0, posinf=torch.inf).amax(dim=2)
-    if rule is ScaleRule.EXACT:
-        scales = (amax / E4M3_MAX).clamp(min=torch.finfo(torch.float32).tiny)
-    else:
-        least = amax.clamp(min=layout.amax_floor) / E4M3_MAX
-        scales = _power_of_two_above(least.clamp(min=layout.scale_floor))
-    q = (x / scales.unsqueeze(2)).clamp(-E4M3_MAX, E4M3_MAX)
-    return q.flatten(1).to(torch.float8_e4m3fn), scales
-
-
-def scales_to_exponents(scales: torch.Tensor) -> torch.Tensor:
-    """Encode float32 powers of two as UE8M0: exponent + 127, clamped to [0, 255]."""
-    _, exponent = torch.frexp(scales)
-    exponent = torch.where(scales.isinf(), EXPONENT_BIAS + 2, exponent)
-    return (exponent - 1 + EXPONENT_BIAS).clamp(0, 255).to(torch.uint8)
-
-
-def exponents_to_scales(exponents: torch.Tensor) -> torch.Tensor:
-    """Decode UE8M0 to float32, 2^(byte - 127); 255 is beyond float32 and gives infinity."""
-    bits = exponents.to(torch.int32) << EXPONENT_SHIFT
-    return bits.masked_fill(exponents == 0, 1 << (EXPONENT_SHIFT - 1)).view(torch.float32)
-
-
-def _power_of_two_above(x: torch.Tensor) -> torch.Tensor:
-    """2^ceil(log2(x)) for positive x, without the rounding of a logarithm."""
-    mantissa, exponent = torch.frexp(x)
-    exponent = torch.where(mantissa == 0.5, exponent - 1, exponent)
-    return torch.where(x.isinf(), x, torch.ldexp(torch.ones_like(x), exponent))
 
 
 def _scale_bytes(layout: Layout, scales: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from vllm.sm12x.doctor import host_memory
-from vllm.sm12x.doctor.host_memory import GIB, HostMemory, look, sentences
+from vllm.sm12x.doctor.host_memory import GIB, HostMemory, changes, look, shown
 
 MEMINFO = """MemTotal:       125000000 kB
 MemFree:         2000000 kB
@@ -54,7 +54,7 @@ def test_a_kernel_that_does_not_tell_leaves_it_unknown(machine: Path) -> None:
     (machine / "buddyinfo").unlink()
     found = look(machine, machine / "bdi")
     assert found is not None and found.large_free is None
-    assert "2 MiB and more: unknown" in sentences(found, shared=True)[0]
+    assert "2 MiB and more: unknown" in shown(found)[0]
     (machine / "meminfo").write_text("MemTotal: 5 kB\n", encoding="ascii")
     assert look(machine) is None
     assert look(machine / "no such folder") is None
@@ -65,30 +65,36 @@ def test_this_machine_is_looked_at() -> None:
     assert found is not None
     assert 0 < found.free <= found.total and 0 < found.available <= found.total
     assert found.large_free is None or found.large_free <= found.total
-    assert len(sentences(found, shared=False)) in (1, 2)
+    assert len(shown(found)) in (1, 2, 3)
 
 
-def test_all_numbers_are_in_the_first_sentence() -> None:
-    (only,) = sentences(GB10, shared=True)
+def test_all_numbers_are_shown() -> None:
+    text = "\n".join(shown(GB10))
     for part in ("100.00 GiB free", "110.00 GiB available", "119.00 GiB", "90.00 GiB", "4 KiB"):
-        assert part in only
+        assert part in text
+    assert "8192 KiB on 259:0" in text
+    assert "lazy loading is slow" not in text
+    assert changes(GB10) == []
+
+
+def test_little_read_ahead_is_told_and_no_fault() -> None:
+    memory = replace(GB10, read_ahead_kib=(("259:0", 128), ("7:0", 0), ("8:0", 4096)))
+    (slow,) = (line for line in shown(memory) if "slow" in line)
+    assert "259:0" in slow and "7:0" not in slow and "8:0" not in slow
+    assert changes(memory) == []
 
 
 @pytest.mark.parametrize(
-    ("changes", "advice"),
+    ("change", "advice"),
     [
         ({"free": 9 * GIB, "large_free": 8 * GIB}, "drop_caches"),
         ({"large_free": 10 * GIB}, "compact_memory"),
         ({"swap_total": GIB}, "swapoff"),
-        ({"read_ahead_kib": (("259:0", 128),)}, "/sys/class/bdi/259:0/read_ahead_kb"),
     ],
 )
-def test_each_trouble_comes_with_what_to_type(changes: dict[str, object], advice: str) -> None:
-    memory = replace(GB10, **changes)  # type: ignore[arg-type]
-    first, second = sentences(memory, shared=True)
-    assert advice in second
-    if advice != "/sys/class/bdi/259:0/read_ahead_kb":
-        assert sentences(memory, shared=False) == [first]
+def test_each_trouble_comes_with_what_to_type(change: dict[str, int], advice: str) -> None:
+    (only,) = changes(replace(GB10, **change))  # type: ignore[arg-type]
+    assert advice in only
 
 
 def test_the_module_needs_neither_torch_nor_vllm() -> None:
