@@ -36,7 +36,7 @@ SHARED_LIMIT = 99 * 1024
 # Bytes a thread: with 32 heads all 255 registers are taken.
 STACK_LIMIT = 64
 # Instructions of a loop that touch it, of more than 1100: addresses that V4's 32 heads read back.
-LOCAL = {"3.7": 13, "3.8": 9}
+LOCAL = {"3.7": 7, "3.8": 8}
 # Beside attention none has a stack, but for two with 3.7 on sm_121.
 OTHERS_STACK = {"3.7": 16}
 # Issue cycles an entry for a block of 16 or 32 heads; a block of V3.2's has 15 % more to do. They

@@ -38,8 +38,8 @@ def of(label: str, heads: int) -> Build:
     ("build", "version", "most"),
     [
         (WIDE, "3.6", {"stack": 64, "local": 0, "cycles": 80.0}),
-        (WIDE, "3.7", {"stack": 64, "local": 13, "cycles": 80.0}),
-        (WIDE, "3.8", {"stack": 64, "local": 9, "cycles": 80.0}),
+        (WIDE, "3.7", {"stack": 64, "local": 7, "cycles": 80.0}),
+        (WIDE, "3.8", {"stack": 64, "local": 8, "cycles": 80.0}),
         (of("V3.2, split, 16 heads", 16), "3.8", {"cycles": 67.0 * 1.15}),
         (of("V4, two scopes, split, 16 heads", 16), "3.8", {"cycles": 67.0}),
         (of("prefill, 576 wide, 32 heads", 32), "3.6", {"stack": 0, "local": 0, "cycles": 45.0}),
