@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The object store, by git's command line."""
+"""The object store: written by git's command line; what was fetched is read by GitPython."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from recipe.ground import run, scratch
 from recipe.ground.errors import MachineError, SourceError
 from recipe.ground.secret import address, authorization, plain
 from recipe.objects import health
+from recipe.objects.fetched import NoCommit, fetched_commit
 from recipe.objects.settings import COMMITTER as COMMITTER
 from recipe.objects.settings import CONFIG, TAR, configured
 from recipe.objects.settings import EPOCH as EPOCH
@@ -227,10 +228,10 @@ class Store:
         ref = f"refs/sm12x/tags/{tag}"
         try:
             self.fetch(url, f"+refs/tags/{tag}:{ref}", "--depth=1")
-            return self.text("rev-parse", "--verify", f"{ref}^{{commit}}")
-        except run.CommandFailed as error:
+            return fetched_commit(self.path, ref)
+        except (run.CommandFailed, NoCommit) as error:
             raise SourceError(
-                f"tag {tag} could not be fetched from {plain(url)}: {error.stderr.strip()}",
+                f"tag {tag} could not be fetched from {plain(url)}: {why(error)}",
                 means="No source was changed.",
                 next="check the address and the network, or build from the archive: --source sdist",
             ) from None
@@ -246,10 +247,10 @@ class Store:
         """Fetch a commit of a remote by its full id."""
         try:
             self.fetch(url, commit, "--depth=1")
-            return self.text("rev-parse", "--verify", f"{commit}^{{commit}}")
-        except run.CommandFailed as error:
+            return fetched_commit(self.path, commit)
+        except (run.CommandFailed, NoCommit) as error:
             raise SourceError(
-                f"commit {commit} could not be fetched from {plain(url)}: {error.stderr.strip()}",
+                f"commit {commit} could not be fetched from {plain(url)}: {why(error)}",
                 means="No source was changed.",
                 next="check the address and the network; a server may refuse single commits",
             ) from None
@@ -285,6 +286,10 @@ def open_store(path: Path) -> Store:
             stale.unlink(missing_ok=True)
     ignore_attributes(path)
     return Store(path=path)
+
+
+def why(error: run.CommandFailed | NoCommit) -> str:
+    return error.stderr.strip() if isinstance(error, run.CommandFailed) else str(error)
 
 
 def split_author(author: str) -> tuple[str, str]:
