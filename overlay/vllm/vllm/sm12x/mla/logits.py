@@ -74,10 +74,10 @@ def in_passes(
 
 def pick(logits: torch.Tensor, next_n: int, lengths: torch.Tensor, picks: torch.Tensor) -> None:
     """Write each row's largest, by the kernel that takes any number of rows and picks."""
-    from vllm import _custom_ops
+    import vllm._custom_ops as custom_ops
 
     name = "top_k_per_row_decode"
-    top_k = getattr(_custom_ops, name, None) or getattr(torch.ops._C, name)
+    top_k = getattr(custom_ops, name, None) or getattr(torch.ops._C, name)
     top_k(logits, next_n, lengths, picks, len(logits), *logits.stride(), picks.shape[1])
 
 
