@@ -117,9 +117,11 @@ def picked(
         (q[:DECODES].unsqueeze(1), None), cache, weights[:DECODES], seen[:DECODES, None],
         table[:DECODES], torch.zeros(1), longest, False,
     )  # fmt: skip
-    gathered, scales, first = [], [], {}
+    gathered: list[Any] = []
+    scales: list[Any] = []
+    first: dict[int, int] = {}
     for owner in range(DECODES, len(STEP)):
-        first[owner] = sum(map(len, gathered))
+        first[owner] = sum(len(keys) for keys in gathered)
         places = torch.arange(len(noted[owner].index_k.values))
         slots = slots_of(table, owner, places, page)
         blocks, inner = slots // page, slots % page
