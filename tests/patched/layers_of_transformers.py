@@ -117,11 +117,11 @@ def picked(
         (q[:DECODES].unsqueeze(1), None), cache, weights[:DECODES], seen[:DECODES, None],
         table[:DECODES], torch.zeros(1), longest, False,
     )  # fmt: skip
-    gathered: list[torch.Tensor] = []
-    scales: list[torch.Tensor] = []
+    gathered: list[Any] = []
+    scales: list[Any] = []
     first: dict[int, int] = {}
     for owner in range(DECODES, len(STEP)):
-        first[owner] = sum(len(part) for part in gathered)
+        first[owner] = sum(len(keys) for keys in gathered)
         places = torch.arange(len(noted[owner].index_k.values))
         slots = slots_of(table, owner, places, page)
         blocks, inner = slots // page, slots % page

@@ -6,6 +6,7 @@ decode steps: 256 requests of three tokens over a million, of which V4 keeps eve
 MiB of logits. Here they go in passes over whole requests, each of which ends with its picks.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -74,10 +75,9 @@ def in_passes(
 
 def pick(logits: torch.Tensor, next_n: int, lengths: torch.Tensor, picks: torch.Tensor) -> None:
     """Write each row's largest, by the kernel that takes any number of rows and picks."""
-    import vllm._custom_ops as custom_ops
-
     name = "top_k_per_row_decode"
-    top_k = getattr(custom_ops, name, None) or getattr(torch.ops._C, name)
+    operations = importlib.import_module("vllm._custom_ops")
+    top_k = getattr(operations, name, None) or getattr(torch.ops._C, name)
     top_k(logits, next_n, lengths, picks, len(logits), *logits.stride(), picks.shape[1])
 
 
