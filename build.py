@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent
 # Exit codes as recipe/ground/errors.py has them: a fault of ours, a machine that lacks something.
 UNFORESEEN, ENVIRONMENT_ERROR, INTERRUPTED = 1, 8, 130
 DONE = "complete"
-# Of Python's variables those that say how text is read and written; recipe/ground/callers.py has
-# the whole list of what stays.
+# Of Python's variables those that say how text is read and written; what else stays is listed in
+# recipe/ground/environments/callers.py.
 PYTHON_TEXT = {"PYTHONCOERCECLOCALE", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONUTF8"}
 # Whether what a lock names is there, in its version, with every file. Prints the folders of its
 # metadata, by which the next start sees at once that the environment isn't empty.

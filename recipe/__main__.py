@@ -11,7 +11,7 @@ def start() -> int:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         # Before the imports: what is imported may read them, and they aren't ours.
-        from recipe.ground.callers import dropped
+        from recipe.ground.environments.callers import dropped
 
         for name in dropped(os.environ):
             del os.environ[name]

@@ -38,9 +38,9 @@ from recipe.ground.lock import hold_folder
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.scratch import write_whole
+from recipe.objects.gate.members import check_members
+from recipe.objects.gate.names import escaped, wrong_file_name
 from recipe.objects.git import Store
-from recipe.objects.members import check_members
-from recipe.objects.names import escaped, wrong_file_name
 
 ANOTHER = "use another index: PIP_INDEX_URL=... python build.py bases add vX.Y.Z"
 # What a zip archive on somebody's server lets through the libraries that read it.

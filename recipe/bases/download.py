@@ -20,7 +20,7 @@ from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.log import Progress, say
 from recipe.ground.secret import address
-from recipe.objects.names import escaped
+from recipe.objects.gate.names import escaped
 
 if TYPE_CHECKING:
     import unearth

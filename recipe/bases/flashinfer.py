@@ -22,8 +22,8 @@ from recipe.bases.download import Link, list_release
 from recipe.bases.pins import Reader
 from recipe.ground import run
 from recipe.ground.errors import SourceError
-from recipe.objects.members import check_members
-from recipe.objects.names import LARGEST_FILE
+from recipe.objects.gate.members import check_members
+from recipe.objects.gate.names import LARGEST_FILE
 
 DEVICE = "12.1"
 # Of a wheel's list: whatever tells releases apart, and what vLLM imports of it.

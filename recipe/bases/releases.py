@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from recipe.ground.errors import ConfigError, UsageError
 from recipe.ground.text import read_text
-from recipe.objects.names import escaped, wrong_file_name
+from recipe.objects.gate.names import escaped, wrong_file_name
 
 SCHEMA = 1
 # Upstream's largest wheel has 0.4 GB; an index limits its projects to 10 GB a file at most.

@@ -23,12 +23,12 @@ from recipe.ground.project import Project
 from recipe.ground.run import check_disk
 from recipe.ground.secret import plain
 from recipe.objects.archive import import_entries
-from recipe.objects.folder import folder_entries
+from recipe.objects.gate.folder import folder_entries
+from recipe.objects.gate.names import Entry, escaped
+from recipe.objects.gate.tar import tar_entries
+from recipe.objects.gate.trees import check_tree
 from recipe.objects.git import Store, open_store
 from recipe.objects.ids import import_id, tree_id
-from recipe.objects.names import Entry, escaped
-from recipe.objects.tar import tar_entries
-from recipe.objects.trees import check_tree
 
 # Bump when the way an archive becomes a tree changes.
 IMPORTER = 1

@@ -22,9 +22,9 @@ from packaging.utils import canonicalize_name
 from recipe.bases.releases import Base
 from recipe.build import workers
 from recipe.compile.toolchain.python import find_python
-from recipe.ground import pip as pip_settings
 from recipe.ground import run, scratch
-from recipe.ground.environment import QUIET_PIP, Needs, dependencies, see_behind
+from recipe.ground.environments import pip as pip_settings
+from recipe.ground.environments.made import QUIET_PIP, Needs, dependencies, see_behind
 from recipe.ground.errors import ConfigError, TestsFailed
 from recipe.ground.project import Project
 from recipe.objects.git import Store

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from recipe.cli.finding import Finding
 from recipe.compile import component_store
-from recipe.ground import environment, proven
+from recipe.ground import proven
+from recipe.ground.environments import made as environment
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
 from recipe.objects import health

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 from recipe.ground import run
 from recipe.ground.errors import SourceError
+from recipe.objects.gate.names import Entry, Gate
 from recipe.objects.git import EPOCH, IDENTITY, ISOLATED, Store
-from recipe.objects.names import Entry, Gate
 
 # Source trees are read often and kept for a while: a fast pack beats a small one.
 FAST_IMPORT = ["git", "-c", "core.compression=1", "fast-import"]

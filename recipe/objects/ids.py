@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+from recipe.objects.gate.names import Entry
 from recipe.objects.git import EPOCH, IDENTITY
-from recipe.objects.names import Entry
 
 
 def tree_id(entries: Iterable[Entry]) -> str:

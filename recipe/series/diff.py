@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from recipe.objects.gate.names import FILES, LARGEST_FILE, escaped, wrong_with
 from recipe.objects.hunks import RANGE, named_path
-from recipe.objects.names import FILES, LARGEST_FILE, escaped, wrong_with
 
 MODE = re.compile(rb"(?:old|new|deleted file|new file) mode(.*)", re.DOTALL)
 INDEX = re.compile(rb"index [0-9a-f]{4,64}\.\.[0-9a-f]{4,64}(?: (.*))?", re.DOTALL)

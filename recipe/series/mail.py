@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 
-from recipe.objects.names import escaped
+from recipe.objects.gate.names import escaped
 
 # Leading Re: and [..PATCH..], and any blanks but single ones, go even with --keep-non-patch.
 SUBJECT = re.compile(r"(?:\[[^]]*\]\s?+)*(?:[rR][eE]:|[\s:]|\[[^]]*PATCH[^]]*\])")

@@ -14,7 +14,7 @@ from recipe.bases.releases import Base
 from recipe.ground.digest import sha256
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
-from recipe.objects.names import Gate, escaped
+from recipe.objects.gate.names import Gate, escaped
 from recipe.series.patch import Patch
 
 # Bump when the bytes that go into the digest change; old digests keep their name.

@@ -11,7 +11,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from recipe.ground.errors import ConfigError
-from recipe.objects.names import escaped, wrong_with
+from recipe.objects.gate.names import escaped, wrong_with
 from recipe.series.carried import not_carried
 from recipe.series.diff import outside_hunks, touched_paths, wrong_lines
 from recipe.series.mail import mail_fields, misread, unreadable

@@ -14,7 +14,7 @@ from recipe.bases.releases import Base, Bases
 from recipe.ground.errors import ConfigError
 from recipe.ground.project import Project
 from recipe.ground.text import read_text
-from recipe.objects.names import escaped, wrong_with
+from recipe.objects.gate.names import escaped, wrong_with
 from recipe.series.file import entry_of
 from recipe.series.overlay import OverlayFile, generated_files, patchset_digest, read_overlay
 from recipe.series.patch import Patch, read_patch

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from recipe.ground import run, scratch
 from recipe.ground.errors import ApplyError, UsageError
+from recipe.objects.gate.trees import check_tree
 from recipe.objects.git import Change, DoesNotApply, Store
 from recipe.objects.repository import make_work_repository, set_template
-from recipe.objects.trees import check_tree
 from recipe.series.overlay import OverlayFile
 from recipe.series.patch import Patch
 

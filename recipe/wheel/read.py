@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recipe.ground.errors import AuditError
-from recipe.objects.members import check_members
+from recipe.objects.gate.members import check_members
 
 # What zipfile lets through of an archive it can't read: RuntimeError is an encrypted member and, as
 # NotImplementedError, a method it doesn't know; OSError is bzip2's.

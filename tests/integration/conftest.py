@@ -18,7 +18,7 @@ import pytest
 from recipe.bases.releases import Bases, load_bases
 from recipe.compile.toolchain.environment import COMPILE, NativeEnv
 from recipe.compile.toolchain.toolkit import Toolkit
-from recipe.ground.environment import QUIET_PIP, kept
+from recipe.ground.environments.made import QUIET_PIP, kept
 from recipe.ground.project import Project, open_project
 from tests.recipe.world import CHECKOUT, Checkout
 

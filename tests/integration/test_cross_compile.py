@@ -27,7 +27,7 @@ from recipe.compile.toolchain.symbols import check_symbols
 from recipe.compile.toolchain.target import TARGETS
 from recipe.gpu.arch import Verdict
 from recipe.gpu.code import verdicts
-from recipe.ground.environment import QUIET_PIP
+from recipe.ground.environments.made import QUIET_PIP
 from recipe.ground.errors import AuditError
 from recipe.ground.project import Project
 from recipe.wheel.check import binaries_tag

@@ -15,8 +15,8 @@ from recipe.compile.inner.folders import InnerSource, inner_sources
 from recipe.compile.inner.given import parse_given
 from recipe.ground.project import Project
 from recipe.objects.archive import import_entries
+from recipe.objects.gate.names import Entry
 from recipe.objects.git import open_store
-from recipe.objects.names import Entry
 from tests.recipe.repo import Repository, new_repository
 
 CMAKELISTS = """\

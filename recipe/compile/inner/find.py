@@ -18,7 +18,7 @@ from recipe.compile.inner.package import check_package, check_version, package_e
 from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
-from recipe.objects.names import Entry
+from recipe.objects.gate.names import Entry
 from recipe.series.overlay import OverlayFile
 from recipe.series.patch import Patch
 

@@ -21,10 +21,10 @@ from recipe.ground.lock import hold
 from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.objects.archive import import_entries
+from recipe.objects.gate.names import Entry, Gate, escaped
+from recipe.objects.gate.trees import check_tree
 from recipe.objects.git import Store
 from recipe.objects.ids import tree_id
-from recipe.objects.names import Entry, Gate, escaped
-from recipe.objects.trees import check_tree
 from recipe.series.tree import apply_all
 
 

@@ -17,8 +17,8 @@ from recipe.compile.inner.cmake import NEVER_FETCHED
 from recipe.ground import run
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say
+from recipe.objects.gate.names import escaped, wrong_with
 from recipe.objects.git import Store
-from recipe.objects.names import escaped, wrong_with
 
 # Bump when the way a checkout becomes a tree changes.
 FLATTENER = 1

@@ -16,10 +16,10 @@ from recipe.ground import run
 from recipe.ground.errors import SourceError, UsageError
 from recipe.ground.log import say
 from recipe.objects import foreign
-from recipe.objects.folder import folder_entries
+from recipe.objects.gate.folder import folder_entries
+from recipe.objects.gate.names import SUBMODULE, Entry, escaped, wrong_with
+from recipe.objects.gate.tar import tar_entries
 from recipe.objects.git import ISOLATED
-from recipe.objects.names import SUBMODULE, Entry, escaped, wrong_with
-from recipe.objects.tar import tar_entries
 
 SUFFIXES = ("", ".git", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 

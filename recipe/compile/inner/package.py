@@ -16,8 +16,8 @@ from pathlib import Path
 from recipe.bases.releases import Archive, InnerPin
 from recipe.compile.inner.cmake import CUTLASS_CMAKE
 from recipe.ground.errors import SourceError
+from recipe.objects.gate.names import Entry
 from recipe.objects.ids import tree_id
-from recipe.objects.names import Entry
 from recipe.wheel.read import opened
 
 PARTS = ("include/", "tools/util/include/", "python/cutlass_library/")

@@ -12,9 +12,9 @@ from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold
 from recipe.ground.project import Project
 from recipe.ground.run import disk_full
-from recipe.objects.folder import every_entry
+from recipe.objects.gate.folder import every_entry
+from recipe.objects.gate.names import Entry
 from recipe.objects.ids import tree_id
-from recipe.objects.names import Entry
 
 
 def write_entries(entries: Iterable[Entry], folder: Path) -> None:

@@ -25,7 +25,7 @@ from recipe.compile.toolchain.environment import (
 from recipe.compile.toolchain.host_compiler import compiler_version
 from recipe.compile.toolchain.target import Target
 from recipe.ground import scratch
-from recipe.ground.environment import QUIET_PIP, kept, site_packages, step
+from recipe.ground.environments.made import QUIET_PIP, kept, site_packages, step
 from recipe.ground.errors import MachineError
 from recipe.ground.project import Project
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from recipe.bases.releases import Base
 from recipe.compile.toolchain import host_compiler, toolkit
 from recipe.compile.toolchain.target import Target, cmake_entries, library_folders, this_machine
-from recipe.ground.environment import (
+from recipe.ground.environments.made import (
     QUIET_PIP,
     READY,
     Needs,

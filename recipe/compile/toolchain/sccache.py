@@ -24,7 +24,7 @@ from subprocess import Popen, TimeoutExpired
 
 from recipe.compile.toolchain.compiler_cache import CompilerCache, Hits, ccache
 from recipe.ground import run
-from recipe.ground.environment import QUIET_PIP, Purpose, kept, step
+from recipe.ground.environments.made import QUIET_PIP, Purpose, kept, step
 from recipe.ground.errors import MachineError
 from recipe.ground.log import say
 from recipe.ground.project import Project

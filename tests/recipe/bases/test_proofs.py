@@ -12,9 +12,9 @@ from recipe.bases.releases import load_bases
 from recipe.compile.inner.package import PACKAGES, check_package
 from recipe.ground.errors import SourceError
 from recipe.objects.archive import import_entries
+from recipe.objects.gate.names import Entry
 from recipe.objects.git import Store, open_store
 from recipe.objects.ids import import_id, tree_id
-from recipe.objects.names import Entry
 from tests.recipe import small
 from tests.recipe.inners import Inner
 from tests.recipe.world import World

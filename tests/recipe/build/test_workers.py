@@ -14,7 +14,7 @@ import pytest
 from recipe.build import testing, workers
 from recipe.cli.steps import steps
 from recipe.compile.toolchain.jobs import processors
-from recipe.ground.environment import Needs
+from recipe.ground.environments.made import Needs
 from tests.recipe.processes import MARK, marked, wait_for
 from tests.recipe.world import CHECKOUT
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import packaging
 import pytest
 
-from recipe.ground import callers
+from recipe.ground.environments import callers
 from tests.recipe import small
 from tests.recipe.packages import pure_wheel
 from tests.recipe.server import Index

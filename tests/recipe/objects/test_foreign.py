@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipe.objects import foreign
-from recipe.objects.folder import folder_entries
+from recipe.objects.gate.folder import folder_entries
 from recipe.objects.git import Store
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.world import World

@@ -15,9 +15,9 @@ import pytest
 
 from recipe.ground.errors import SourceError
 from recipe.objects.archive import import_entries
-from recipe.objects.folder import folder_entries
+from recipe.objects.gate.folder import folder_entries
+from recipe.objects.gate.tar import tar_entries
 from recipe.objects.git import Store, open_store
-from recipe.objects.tar import tar_entries
 from tests.recipe import small
 from tests.recipe.repo import Repository, new_repository
 from tests.recipe.world import World

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from recipe.ground.errors import ApplyError
 from recipe.objects.archive import import_entries
-from recipe.objects.folder import folder_entries
+from recipe.objects.gate.folder import folder_entries
+from recipe.objects.gate.names import Entry
+from recipe.objects.gate.tar import tar_entries
 from recipe.objects.git import ISOLATED, open_store
 from recipe.objects.hunks import count_lines
-from recipe.objects.names import Entry
-from recipe.objects.tar import tar_entries
 from recipe.series.export import export_git
 from recipe.series.lint import check_form
 from recipe.series.topics import Series

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from recipe.objects.folder import every_entry
+from recipe.objects.gate.folder import every_entry
 from recipe.objects.ids import tree_id
 from tests.recipe.inners import Inner
 from tests.recipe.world import CHECKOUT
@@ -20,7 +20,7 @@ FILES = 3000
 PROGRAM = """
 import sys
 from pathlib import Path
-from recipe.objects.names import Entry
+from recipe.objects.gate.names import Entry
 from recipe.ground.project import Project
 from recipe.compile.inner.tree import materialise, tree_id, write_entries
 entries = [Entry(path=f"d{n % 50}/{n}", mode="100644", content=b"%d" % n) for n in range(FILES)]

@@ -12,7 +12,7 @@ from recipe.compile.inner.find import Kind
 from recipe.compile.inner.folders import as_defines, as_env, as_record
 from recipe.compile.inner.tree import working_copy
 from recipe.ground.errors import SourceError
-from recipe.objects.folder import every_entry
+from recipe.objects.gate.folder import every_entry
 from recipe.objects.ids import tree_id
 from tests.recipe.inners import Inner, add_submodule, cutlass_files
 

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipe.ground import pip, proven, run
+from recipe.ground import proven, run
 from recipe.ground.digest import sha256
+from recipe.ground.environments import pip
+from recipe.ground.environments.pip import lacking
 from recipe.ground.errors import MachineError
 from recipe.ground.lock import hold
 from recipe.ground.log import say
-from recipe.ground.pip import lacking
 from recipe.ground.project import Project
 
 READY = "ready.json"

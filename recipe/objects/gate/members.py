@@ -7,7 +7,7 @@ import stat
 import zipfile
 from collections.abc import Callable
 
-from recipe.objects.names import Gate, escaped
+from recipe.objects.gate.names import Gate, escaped
 
 
 def check_members(archive: zipfile.ZipFile, refuse: Callable[[str, str], Exception]) -> None:

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from recipe.ground import run
-from recipe.ground.callers import dropped, pip_settings, pip_variables
+from recipe.ground.environments.callers import dropped, pip_settings, pip_variables
 from recipe.ground.log import say
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 
 from recipe.ground.errors import SourceError
-from recipe.objects import tar
 from recipe.objects.archive import import_entries
-from recipe.objects.folder import folder_entries
+from recipe.objects.gate import tar
+from recipe.objects.gate.folder import folder_entries
+from recipe.objects.gate.names import Entry
+from recipe.objects.gate.trees import check_tree
 from recipe.objects.git import Store
-from recipe.objects.names import Entry
-from recipe.objects.trees import check_tree
 from tests.recipe.objects.test_import import GOOD, REF, Fill, archive, file, load, special
 from tests.recipe.repo import Repository, fetched
 from tests.recipe.world import World

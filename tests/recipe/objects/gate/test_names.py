@@ -9,8 +9,7 @@ import unicodedata
 import pytest
 
 from recipe.ground.errors import SourceError
-from recipe.objects.git import Store
-from recipe.objects.names import (
+from recipe.objects.gate.names import (
     LARGEST_FILE,
     Entry,
     Gate,
@@ -19,6 +18,7 @@ from recipe.objects.names import (
     wrong_file_name,
     wrong_with,
 )
+from recipe.objects.git import Store
 
 GIT = (
     *(".git", ".GIT", "a/.Git/config", ".gi\u200ct", "\u206a.git", ".g\u200eit", ".git\ufeff"),
@@ -209,10 +209,10 @@ def test_sizes_and_numbers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (-1, LARGEST_FILE + 1):
         with pytest.raises(SourceError, match=f"has {size} bytes"):
             Gate(refuse=refuse).admit("a", "100644", size)
-    monkeypatch.setattr("recipe.objects.names.MOST_FILES", 2)
+    monkeypatch.setattr("recipe.objects.gate.names.MOST_FILES", 2)
     with pytest.raises(SourceError, match="'c' is past the size or number"):
         list(Gate(refuse=refuse).through([file("a"), file("b"), file("c")]))
-    monkeypatch.setattr("recipe.objects.names.LARGEST_TREE", 1)
+    monkeypatch.setattr("recipe.objects.gate.names.LARGEST_TREE", 1)
     with pytest.raises(SourceError, match="'b' is past the size or number"):
         list(Gate(refuse=refuse).through([file("a"), file("b")]))
 

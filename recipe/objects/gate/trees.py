@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from recipe.objects.gate.names import LINK, LONGEST_PATH, SUBMODULE, Gate
 from recipe.objects.git import Store
-from recipe.objects.names import LINK, LONGEST_PATH, SUBMODULE, Gate
 
 
 def check_tree(

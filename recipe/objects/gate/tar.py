@@ -22,7 +22,15 @@ from typing import IO, cast
 
 from recipe.ground import run
 from recipe.ground.errors import SourceError
-from recipe.objects.names import LARGEST_FILE, LARGEST_TREE, LINK, Entry, Gate, escaped, wrong_with
+from recipe.objects.gate.names import (
+    LARGEST_FILE,
+    LARGEST_TREE,
+    LINK,
+    Entry,
+    Gate,
+    escaped,
+    wrong_with,
+)
 
 # What a member's header may bring along: a name of 1,024 bytes, some dates.
 LARGEST_HEADER = 1 << 20

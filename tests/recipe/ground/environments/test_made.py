@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from recipe.ground import callers, environment, pip
+from recipe.ground.environments import callers, pip
+from recipe.ground.environments import made as environment
 from recipe.ground.errors import MachineError
 from recipe.ground.project import Project
 from tests.recipe.packages import pure_wheel

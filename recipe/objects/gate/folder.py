@@ -11,7 +11,7 @@ from pathlib import Path
 from recipe.ground.errors import SourceError
 from recipe.ground.log import say
 from recipe.objects import foreign
-from recipe.objects.names import LARGEST_FILE, LINK, Entry, Gate, escaped
+from recipe.objects.gate.names import LARGEST_FILE, LINK, Entry, Gate, escaped
 
 
 def folder_entries(folder: Path, *, elsewhere: frozenset[str] = frozenset()) -> Iterator[Entry]:
