@@ -188,6 +188,7 @@ def test_every_option_that_a_text_names_is_one() -> None:
         "--safetensors-load-strategy",
         "--kv-cache-dtype",
         "--pipeline-parallel-size",
+        "--decode-context-parallel-size",
         "--fail-on-environ-validation",
     }
     others |= {"--enforce-eager", "--max-num-seqs", "--max-model-len", "--gpu-memory-utilization"}
