@@ -172,7 +172,7 @@ def index_settings(pip: list[str]) -> dict[str, str]:
     import ast
     import runpy
 
-    callers = runpy.run_path(str(ROOT / "recipe" / "ground" / "callers.py"))
+    callers = runpy.run_path(str(ROOT / "recipe" / "ground" / "environments" / "callers.py"))
     # What pip is told of other things may keep it from listing what it is told.
     mine = {name: value for name, value in os.environ.items() if callers["kept"](name)}
     status, out, _ = heard([*pip, "config", "list"], mine)

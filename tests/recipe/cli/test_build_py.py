@@ -55,9 +55,9 @@ class Bare:
         lock += "never==9 ; sys_platform == 'win32' \\\n    --hash=sha256:" + "0" * 64 + "\n"
         (root / "requirements" / "recipe.lock").write_text(lock, encoding="utf-8")
         shutil.copy(CHECKOUT / "build.py", root / "build.py")
-        (root / "recipe" / "ground").mkdir(parents=True)
-        callers_file = CHECKOUT / "recipe" / "ground" / "callers.py"
-        shutil.copy(callers_file, root / "recipe" / "ground" / "callers.py")
+        (root / "recipe" / "ground" / "environments").mkdir(parents=True)
+        rules = Path("recipe", "ground", "environments", "callers.py")
+        shutil.copy(CHECKOUT / rules, root / rules)
         (root / "recipe" / "__main__.py").write_bytes(b"import needed\n" + MAIN)
         clean = {n: v for n, v in os.environ.items() if not n.startswith(("PIP_", "PYTHON"))}
         self.env = {**clean, "PIP_INDEX_URL": index.url, "HOME": str(root / "home")}
