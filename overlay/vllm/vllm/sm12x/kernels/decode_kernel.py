@@ -32,7 +32,7 @@ def _attend(
             )
         else:
             k, scales, logits, valid = v32.scores(
-                q, cache_ptr, page_stride, slots, index, PAGE, ROPE, BLOCK_H, BLOCK_N
+                q, cache_ptr, page_stride, slots, index, PAGE, ROPE
             )
         weights, decay, m = fold(logits * scale, valid, m)
         total = add(total, weights, decay, BLOCK_H == 16)
