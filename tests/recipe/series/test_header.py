@@ -37,7 +37,7 @@ PROSE = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=
 
 def patch(names: list[str], prose: str = "Why.", end: str = "\n\n") -> bytes:
     trailers = "\n".join(f"{name}: {VALUES[name]}" for name in names)
-    head = f"From 0\nFrom: a <b@c>\nDate: d\nSubject: s\n\n{prose}\n\n{trailers}{end}"
+    head = f"From 0\nFrom: a <b@c>\nDate: Sun, 22 Nov 2026 00:00:00 +0000\nSubject: s\n\n{prose}\n\n{trailers}{end}"
     return head.encode() + DIFF
 
 
