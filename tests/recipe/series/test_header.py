@@ -28,7 +28,7 @@ VALUES = {
     "Tests": "tests/patched/test_small.py",
 }
 DIFF = (
-    b"diff --git a/x b/x\nindex 1..2 100644\n--- a/x\n+++ b/x\n"
+    b"diff --git a/x b/x\nindex 1234567..89abcde 100644\n--- a/x\n+++ b/x\n"
     b"@@ -1 +1 @@\n-Bases: old\r\n+Bases: new\xff\n"
 )
 OPTIONAL = [name for name in KNOWN if name not in REQUIRED]
@@ -37,7 +37,8 @@ PROSE = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=
 
 def patch(names: list[str], prose: str = "Why.", end: str = "\n\n") -> bytes:
     trailers = "\n".join(f"{name}: {VALUES[name]}" for name in names)
-    head = f"From 0\nFrom: a <b@c>\nDate: Sun, 22 Nov 2026 00:00:00 +0000\nSubject: s\n\n{prose}\n\n{trailers}{end}"
+    date = "Sun, 22 Nov 2026 00:00:00 +0000"
+    head = f"From 0\nFrom: a <b@c>\nDate: {date}\nSubject: s\n\n{prose}\n\n{trailers}{end}"
     return head.encode() + DIFF
 
 
