@@ -126,10 +126,11 @@ def finished(
     notes: list[str],
     rebase: Rebase | None = None,
 ) -> dict[str, Any]:
-    forget_rebase(project, rebase)
+    # Said before what was remembered is cleared away: a git that dies at that loses no patch.
     say("wrote " + ", ".join(names) if names else "nothing to write: the series is as it should be")
     for note in notes:
         say(f"  {note}")
+    forget_rebase(project, rebase)
     say(f"  next: python build.py --base {state.onto}")
     return {**document(state, "done"), "written": names, "notes": notes}
 

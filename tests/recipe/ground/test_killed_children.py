@@ -69,8 +69,9 @@ def test_a_killed_git_is_never_an_answer(followed: World, verb: str) -> None:
     good, killed = runs[-1], runs[:-1]
     assert good.status == 0, good.err
     assert any(one.status != 0 for one in killed) or not killed
-    untouched = {one.left for one in killed if one.status != 0}
-    assert len(untouched) <= 1, untouched
+    # As they were before, or as the whole run leaves them, if a git dies that only clears away.
+    left = {one.left for one in killed if one.status != 0}
+    assert left <= {runs[0].left, good.left}, left
     for one in killed:
         where = f"git number {one.number} of {len(killed)}\n{one.err}"
         assert "Traceback" not in one.err, where
