@@ -110,7 +110,9 @@ def test_shapes_are_read_from_vllms_configuration() -> None:
     assert glm == v32_shape(heads=32, index_topk=1024, rope_dim=0)
     shared = config(index_topk=1024, qk_rope_head_dim=0)
     shared.parallel_config.decode_context_parallel_size = 2
-    assert from_config(shared) == v32_shape(heads=64, index_topk=1024, rope_dim=0)
+    # A rank attends for the heads of both, over as many picks of each row as it holds.
+    both = v32_shape(heads=64, index_topk=1024, rope_dim=0, lengths=True)
+    assert from_config(shared) == both
     assert from_config(config(qk_rope_head_dim=64)) is None
     assert from_config(config(index_topk=2048)) is None
     assert from_config(types.SimpleNamespace(model_config=None)) is None

@@ -47,8 +47,9 @@ def logits(rows: int, columns: int, device: torch.device, *, clean: bool) -> tor
     """
     pitch = pitch_of(columns)
     count = rows * pitch
-    if count <= reserved(device):
-        out = _held[device][:count].view(rows, pitch)
+    held = _held.get(device)
+    if held is not None and count <= held.numel():
+        out = held[:count].view(rows, pitch)
     else:
         out = torch.empty((rows, pitch), dtype=torch.float32, device=device)
     return out.fill_(-torch.inf)[:, :columns] if clean else out[:, :columns]
