@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The object store: written by git's command line; what was fetched is read by GitPython."""
+"""The object store, by git's command line; GitPython fetches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from recipe.ground import run, scratch
 from recipe.ground.errors import MachineError, SourceError
 from recipe.ground.secret import address, authorization, plain
 from recipe.objects import health
-from recipe.objects.fetched import NoCommit, fetched_commit
 from recipe.objects.settings import COMMITTER as COMMITTER
 from recipe.objects.settings import CONFIG, TAR, configured
 from recipe.objects.settings import EPOCH as EPOCH
@@ -228,10 +227,10 @@ class Store:
         ref = f"refs/sm12x/tags/{tag}"
         try:
             self.fetch(url, f"+refs/tags/{tag}:{ref}", "--depth=1")
-            return fetched_commit(self.path, ref)
-        except (run.CommandFailed, NoCommit) as error:
+            return self.text("rev-parse", "--verify", f"{ref}^{{commit}}")
+        except run.CommandFailed as error:
             raise SourceError(
-                f"tag {tag} could not be fetched from {plain(url)}: {why(error)}",
+                f"tag {tag} could not be fetched from {plain(url)}: {error.stderr.strip()}",
                 means="No source was changed.",
                 next="check the address and the network, or build from the archive: --source sdist",
             ) from None
@@ -247,16 +246,18 @@ class Store:
         """Fetch a commit of a remote by its full id."""
         try:
             self.fetch(url, commit, "--depth=1")
-            return fetched_commit(self.path, commit)
-        except (run.CommandFailed, NoCommit) as error:
+            return self.text("rev-parse", "--verify", f"{commit}^{{commit}}")
+        except run.CommandFailed as error:
             raise SourceError(
-                f"commit {commit} could not be fetched from {plain(url)}: {why(error)}",
+                f"commit {commit} could not be fetched from {plain(url)}: {error.stderr.strip()}",
                 means="No source was changed.",
                 next="check the address and the network; a server may refuse single commits",
             ) from None
 
     def fetch(self, url: str, wanted: str, *how: str) -> None:
         """git fetch; what proves who asks isn't in its command line, nor in what it writes."""
+        import git as gitpython  # where nothing is fetched, it isn't waited for
+
         command = ["git", "fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head"]
         env = {**ISOLATED, "GIT_DIR": str(self.path)}
         proof = authorization(url)
@@ -264,7 +265,12 @@ class Store:
             env |= configured(
                 {**CONFIG, f"http.{address(url)}.extraHeader": f"Authorization: {proof}"}
             )
-        run.output([*command, *how, "--", address(url), wanted], env=env)
+        command += [*how, "--", address(url), wanted]
+        # Its own exception doesn't tell a git that was killed from one that failed.
+        status, out, err = gitpython.Git().execute(
+            command, env=env, with_extended_output=True, with_exceptions=False
+        )
+        run.said(command, status, str(out).encode(), str(err).encode())
 
 
 def open_store(path: Path) -> Store:
@@ -286,10 +292,6 @@ def open_store(path: Path) -> Store:
             stale.unlink(missing_ok=True)
     ignore_attributes(path)
     return Store(path=path)
-
-
-def why(error: run.CommandFailed | NoCommit) -> str:
-    return error.stderr.strip() if isinstance(error, run.CommandFailed) else str(error)
 
 
 def split_author(author: str) -> tuple[str, str]:

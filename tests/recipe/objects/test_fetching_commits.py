@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fetch brought is told as the commit that it leads to, or as none."""
+"""What a fetch brings is told as a commit, or as none; a git that is killed at it is neither."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from recipe.ground import run
 from recipe.ground.errors import SourceError
-from recipe.objects.fetched import NoCommit, fetched_commit
 from recipe.objects.git import Store, open_store
 
 
@@ -43,7 +44,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_tag_leads_to_its_commit(upstream: Path, store: Store, tag: str) -> None:
     commit = git(upstream, "rev-parse", "HEAD")
     assert store.fetch_commit(str(upstream), tag) == commit
-    assert fetched_commit(store.path, commit) == commit
+    assert store.fetch_revision(str(upstream), commit) == commit
 
 
 @pytest.mark.parametrize("tag", ["v2", "v3", "v4"])
@@ -52,16 +53,28 @@ def test_a_tag_of_no_commit_is_no_release(upstream: Path, store: Store, tag: str
         store.fetch_commit(str(upstream), tag)
 
 
-@pytest.mark.parametrize("name", ["0" * 40, "f" * 40, "refs/sm12x/tags/none", "no such name"])
-def test_a_name_that_leads_nowhere_is_no_commit(store: Store, name: str) -> None:
-    with pytest.raises(NoCommit):
-        fetched_commit(store.path, name)
+@pytest.mark.parametrize("name", ["0" * 40, "f" * 40])
+def test_an_id_that_is_not_there_is_no_commit(upstream: Path, store: Store, name: str) -> None:
+    with pytest.raises(SourceError, match=f"commit {name} could not be fetched"):
+        store.fetch_revision(str(upstream), name)
 
 
-def test_another_repository_of_the_caller_is_not_asked(
+def test_a_relative_address_starts_where_the_reader_is(
     upstream: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = git(upstream, "rev-parse", "HEAD")
-    monkeypatch.setenv("GIT_DIR", str(upstream / ".git"))
-    with pytest.raises(NoCommit):
-        fetched_commit(store.path, commit)
+    monkeypatch.chdir(upstream.parent)
+    assert store.fetch_commit("upstream", "v1") == git(upstream, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize("verb", ["fetch", "rev-parse"])
+def test_a_git_that_is_killed_is_no_answer(
+    upstream: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "git"
+    kill = f'case " $* " in *" {verb} "*) kill -KILL $$;; esac'
+    wrapper.write_text(f'#!/bin/sh\n{kill}\nexec {shutil.which("git")} "$@"\n', encoding="utf-8")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(wrapper.parent), prepend=":")
+    with pytest.raises(run.Killed, match=f"git {verb} was killed by signal 9"):
+        store.fetch_commit(str(upstream), "v1")
