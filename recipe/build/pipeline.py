@@ -32,8 +32,9 @@ from recipe.ground.project import Project
 from recipe.ground.run import check_disk, disk_full
 from recipe.wheel.check import binaries_tag, check_wheel, platform_tag, tag_of
 from recipe.wheel.components import Component
+from recipe.wheel.layout import Edit
 from recipe.wheel.record import Changes, missing, record_files
-from recipe.wheel.write import Edit, names_in, wheel_name, write_wheel
+from recipe.wheel.write import names_in, wheel_name, write_wheel
 
 SCHEMA = 1
 FAILED = "failed"  # the folder under --out for wheels whose tests failed

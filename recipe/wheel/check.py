@@ -13,8 +13,7 @@ from pathlib import Path
 
 from recipe.ground import proven, scratch
 from recipe.ground.errors import AuditError
-from recipe.wheel.read import opened
-from recipe.wheel.write import dist_info, read_record
+from recipe.wheel.read import dist_info, opened, read_record
 
 
 def check_wheel(path: Path, *, version: str, expected: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import lzma
 import struct
 import zipfile
@@ -64,6 +65,22 @@ def content_of(archive: zipfile.ZipFile, path: Path, member: str, largest: int) 
         means=f"No such member has more than {largest}; it was not unpacked.",
         next="fetch or build the wheel again",
     )
+
+
+def dist_info(wheel: zipfile.ZipFile) -> str:
+    found = {n.split("/", 1)[0] for n in wheel.namelist() if n.endswith(".dist-info/WHEEL")}
+    if len(found) != 1:
+        raise AuditError(
+            f"{wheel.filename} is not a wheel: it has {len(found)} .dist-info folders",
+            next="name a .whl file",
+        )
+    return found.pop()
+
+
+def read_record(wheel: zipfile.ZipFile, info: str) -> dict[str, tuple[str, str]]:
+    """(hash, size) of each member as RECORD has them."""
+    text = wheel.read(f"{info}/RECORD").decode()
+    return {row[0]: (row[1], row[2]) for row in csv.reader(text.splitlines()) if row}
 
 
 def no_wheel(path: Path, why: str) -> AuditError:
