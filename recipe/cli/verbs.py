@@ -23,6 +23,7 @@ from recipe.cli.test import add_test
 from recipe.cli.wheel.audit import add_audit
 from recipe.cli.wheel.build import add_build
 from recipe.cli.wheel.plan import add_plan
+from recipe.cli.wheel.verify import add_verify
 
 VERBS: dict[str, Callable[[Any, str], None]] = {
     "build": add_build,
@@ -36,6 +37,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "new": add_new,
     "bisect": add_bisect,
     "audit": add_audit,
+    "verify": add_verify,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

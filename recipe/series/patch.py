@@ -43,7 +43,8 @@ class Patch:
     bases: releases this file applies on. applied_upstream: first release that has the topic.
     not_needed: releases without the thing that the topic mends. drop_when: the patch can go once
     the oldest pinned base is this release. components: compiled extensions whose compile the patch
-    changes. touched: upstream paths.
+    changes. touched: upstream paths. origin, forwarded: as DEP-3 has them; forwarded names a pull
+    request (vllm-project/vllm#40988), or is "no".
     """
 
     path: str
@@ -59,6 +60,8 @@ class Patch:
     components: tuple[str, ...]
     tests: tuple[str, ...]
     touched: tuple[str, ...]
+    origin: str
+    forwarded: str
     content: bytes
 
     @property
@@ -69,6 +72,12 @@ class Patch:
         """The line of a trailer in the file, or 1."""
         head, _ = split_diff(self.content)
         return head.count(b"\n", 0, head.rfind(f"\n{trailer}: ".encode()) + 1) + 1
+
+    @property
+    def pull_request(self) -> str | None:
+        """The address of the pull request that the patch was offered as."""
+        found = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d{1,9})", self.forwarded)
+        return f"https://github.com/{found[1]}/pull/{found[2]}" if found else None
 
     def native_paths(self) -> tuple[str, ...]:
         return tuple(path for path in self.touched if NATIVE.search(path))
@@ -119,6 +128,8 @@ def parse_patch(path: str, content: bytes) -> Patch:
         components=names(trailers.get("Components", "none").removeprefix("none")),
         tests=read.tests(),
         touched=touched_paths(content, diff_line),
+        origin=trailers["Origin"],
+        forwarded=trailers["Forwarded"],
         content=content,
     )
     if patch.native_paths() and "Components" not in trailers:

@@ -175,7 +175,8 @@ class World(Checkout):
         return sorted(
             path.name
             for path in self.out.iterdir()
-            if path.suffix != ".whl" and not path.name.endswith(".whl.build.json")
+            if path.suffix != ".whl"
+            and not path.name.endswith((".whl.build.json", ".whl.intoto.json"))
         )
 
 

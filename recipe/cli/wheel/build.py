@@ -22,6 +22,12 @@ def add_build(verbs: Any, name: str) -> None:
     parser.add_argument("--out", type=Path, default=Path("dist"), help="where the wheel goes")
     parser.add_argument("--no-test", action="store_true", help="don't test the wheel")
     add_torch(parser)
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="KEY",
+        help="sign the statement beside the wheel with this key of OpenSSH or minisign",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -44,6 +50,7 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         test_torch=options.test_torch,
         python=options.python,
         native=native,
+        sign_key=options.sign_key,
     )
     built = pipeline.build(project, bases, base, wanted, Log())
     show(options, summary(built.report, built.wheel))
