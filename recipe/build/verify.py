@@ -146,7 +146,7 @@ def compared(
     with scratch.folder(project.cache, "verify") as folder:
         files, findings = compiled(subject, folder)
         extensions = Extensions(
-            components=claim.believable(plan.components, subject.said.fates),
+            components=claim.believable(plan.components, subject.said),
             files=files,
             built=subject.said.built,
         )

@@ -138,8 +138,8 @@ def digest(archive: Archive, entry: Entry, largest: int) -> str | None:
 def read(data: mmap) -> Archive | None:
     """The archive; None if it has no end, so that no reader takes it for one."""
     archive = Archive(data=data)
-    at = data.rfind(b"PK\5\6", max(0, len(data) - END.size - LONGEST_COMMENT))
-    if at < 0 or at + END.size > len(data):
+    at = end_of(data)
+    if at is None:
         return None
     _, disk, first, here, count, size, offset, comment = END.unpack_from(data, at)
     behind = len(data) - at - END.size
@@ -149,7 +149,7 @@ def read(data: mmap) -> Archive | None:
         archive.found(ARCHIVE, f"has {behind - comment} bytes behind its end")
     if (disk, first) != (0, 0) or here != count:
         archive.found(ARCHIVE, "says that it is a part of several")
-    start = at - size
+    start = begin_of(data, at, size, offset)
     locator = at - LOCATOR_64.size
     if locator >= 0 and data[locator : locator + 4] == b"PK\6\7":
         archive.found(ARCHIVE, "has a zip64 end, which the recipe never writes")
@@ -164,6 +164,28 @@ def read(data: mmap) -> Archive | None:
     return archive
 
 
+def end_of(data: mmap) -> int | None:
+    """Where the end of the archive is: the last that has a directory, or else the last."""
+    first = max(0, len(data) - END.size - LONGEST_COMMENT)
+    last = at = data.rfind(b"PK\5\6", first)
+    while at >= 0:
+        if at + END.size <= len(data):
+            *_, size, offset, _ = END.unpack_from(data, at)
+            if is_entry(data, begin_of(data, at, size, offset)):
+                return at
+        at = data.rfind(b"PK\5\6", first, at)
+    return last if last >= 0 and last + END.size <= len(data) else None
+
+
+def begin_of(data: mmap, end: int, size: int, offset: int) -> int:
+    """Where the directory is: right before the end, or else where that says."""
+    return offset if not is_entry(data, end - size) and is_entry(data, offset) else end - size
+
+
+def is_entry(data: mmap, at: int) -> bool:
+    return at >= 0 and data[at : at + 4] == b"PK\1\2"
+
+
 def end_64(data: mmap, locator: int, old: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     """(count, size, offset, start) by the zip64 end that stands before its locator."""
     at = locator - END_64.size
@@ -176,7 +198,7 @@ def end_64(data: mmap, locator: int, old: tuple[int, int, int, int]) -> tuple[in
 def directory(archive: Archive, start: int, end: int, before: int) -> None:
     """Read the central directory's entries, each with its local header."""
     data, at = archive.data, start
-    while at >= 0 and at + CENTRAL.size <= end and data[at : at + 4] == b"PK\1\2":
+    while at + CENTRAL.size <= end and is_entry(data, at):
         _, version, system, needs, flags, method, time, date, crc, packed, size, *rest = (
             CENTRAL.unpack_from(data, at)
         )

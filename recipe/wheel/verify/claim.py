@@ -124,21 +124,19 @@ def may_be(component: str, member: str) -> bool:
     return VENDORED.match(member) is not None
 
 
-def believable(
-    declared: Iterable[Component], fates: Mapping[str, tuple[str, str]]
-) -> tuple[Component, ...]:
+def believable(declared: Iterable[Component], said: Claim) -> tuple[Component, ...]:
     """The components with what the wheel says becomes of them, where the patches allow it.
 
-    A component whose compile a patch changes is stale or compiled: that it would compile the same
-    is CMake's to say, and only a rebuild asks it.
+    A component whose compile a patch changes is stale, or compiled if the record names what it was
+    compiled to: that it would compile the same is CMake's to say, and only a rebuild asks it.
     """
     known = {one.name: one for one in declared}
-    for name, (action, why) in fates.items():
-        one = known.get(name, Component(name=name, files=(), action=Action.REUSE, why=""))
-        if action == Action.REBUILD or (action == Action.STALE and LACKS in why):
+    for name, (action, why) in said.fates.items():
+        compiled = action == Action.REBUILD and bool(said.files.get(name))
+        stale = action == Action.STALE and LACKS in why
+        same = name not in known and (action, why) == (Action.REUSE, SAME)
+        if compiled or stale or same:
             known[name] = Component(name=name, files=(), action=Action(action), why=why)
-        elif name not in known and (action, why) == (Action.REUSE, SAME):
-            known[name] = Component(name=name, files=(), action=one.action, why=why)
     return tuple(known[name] for name in sorted(known))
 
 
