@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from recipe.objects.gate.names import Entry
+from recipe.objects.ids import tree_id
 from recipe.wheel.sign import SUFFIX, Kind
 from tests.recipe import small
 from tests.recipe.repo import numbered
@@ -32,6 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, code: Path) -> Iterator[Wor
         )
         world.add_patch("mended.patch", change)
         world.add_overlay("vllm/sm12x/ours.py", b"ours = 1\n")
+        world.add_overlay("vllm/sm12x/names.py", b"def one():\n    pass\n")
         script = world.add_overlay("vllm/sm12x/run.sh", b"#!/bin/sh\n")
         script.chmod(0o755)
         yield world
@@ -98,7 +101,10 @@ def test_the_record_names_every_input_by_hash(world: World) -> None:
     members = {part.name.decode(): part.content() for part in taken_apart(world.wheel()).parts}
     (name,) = [name for name in members if name.endswith("/sm12x/record.json")]
     found = json.loads(members[name])
-    tree = world.upstream.text("rev-parse", "main^{tree}")
+    tree = tree_id(
+        Entry(path=path, mode="100755" if content.startswith(b"#!") else "100644", content=content)
+        for path, content in small.TREE.items()
+    )
 
     assert found["inputs"]["source"]["tree"] == tree
     assert found["inputs"]["source"]["archive"]["sha256"] == small.sha256(world.sdist)
@@ -224,7 +230,7 @@ def test_a_rebuild_gives_the_same_bytes_or_says_how_they_differ(
     forger = taken_apart(world.wheel())
     forger.change(KEPT, forger.part(KEPT).content() + b"# a comment\n")
     forger.change("vllm/sm12x/ours.py", b"ours = 2\n")
-    forger.change("vllm/envs.py", b"def evil():\n    pass\n")
+    forger.change("vllm/sm12x/names.py", b"def evil():\n    pass\n")
     forger.add("vllm/more.py")
     wheel = tmp_path / world.wheel().name
     wheel.write_bytes(forger.write())
@@ -237,7 +243,7 @@ def test_a_rebuild_gives_the_same_bytes_or_says_how_they_differ(
     assert how == {
         KEPT: "bytes",
         "vllm/sm12x/ours.py": "code",
-        "vllm/envs.py": "symbols",
+        "vllm/sm12x/names.py": "symbols",
         "vllm/more.py": "only-here",
         f"{info}/RECORD": "bytes",
     }
