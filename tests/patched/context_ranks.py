@@ -205,11 +205,11 @@ def wheels_with_lse() -> dict[str, dict[str, Any]]:
 
 
 def signature_of(parameters: str) -> inspect.Signature:
-    """A function's signature by its parameters' names, of which those with "=" have a default."""
+    """How a function is called by name; of its parameters those with "=" have a default."""
     return inspect.Signature(
         inspect.Parameter(
             name.rstrip("="),
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            inspect.Parameter.KEYWORD_ONLY,
             default=None if name.endswith("=") else inspect.Parameter.empty,
         )
         for name in parameters.split()
@@ -222,10 +222,10 @@ def as_published(answer: Callable[..., Any]) -> Callable[..., Any]:
     published = [signature_of(takes[name]["parameters"]) for takes in wheels_with_lse().values()]
     assert published
 
-    def call(*args: Any, **named: Any) -> Any:
+    def call(**named: Any) -> Any:
         for signature in published:
-            given = signature.bind(*args, **named).arguments
-        return answer(**given)
+            signature.bind(**named)
+        return answer(**named)
 
     return call
 
