@@ -368,7 +368,9 @@ def prepare() -> None:
     vars(flashmla_sparse)["num_compute_units"] = lambda index: 48
     vars(flashmla_sparse)["get_mla_metadata"] = get_mla_metadata
     vars(asked)["has_flashinfer_sparse_mla_sm120"] = lambda: True
-    vars(asked)["flashinfer_trtllm_batch_decode_with_kv_cache_mla"] = as_published(flashinfer_answers)
+    vars(asked)["flashinfer_trtllm_batch_decode_with_kv_cache_mla"] = as_published(
+        flashinfer_answers
+    )
     vars(flashinfer_mla_sparse)["_get_workspace_buffer"] = lambda device: torch.zeros(1)
     assert backend.SparseImpl.can_return_lse_for_decode
 
