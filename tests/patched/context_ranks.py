@@ -186,8 +186,8 @@ def describe(case: Case, table: Any) -> Any:
     )  # fmt: skip
 
 
-# What `flashinfer_answers` was written after, in 0.6.14 to 0.6.18.post1, in 0.7.0.post1 and in 0.7.1
-# to 0.7.2.post1. Read another before its hash comes in here.
+# What `flashinfer_answers` was written after: in 0.6.14 to 0.6.18.post1, in 0.7.0.post1, and in
+# 0.7.1 to 0.7.2.post1. Read another before its hash comes in here.
 KERNEL = "_trtllm_batch_decode_sparse_mla_v32_sm120"
 READ = {
     "ba56d9e265f4a0ecdfda623827ae49141df7f614801e65491df6209756042fd6",

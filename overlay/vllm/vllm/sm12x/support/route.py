@@ -33,7 +33,7 @@ FIELDS = {
     Cache.V32: ("index_topk", "qk_rope_head_dim", "kv_lora_rank"),
 }
 HY_V4 = "hy_v4"
-# Whose configurations are known to have them all; others may have sparse indexers over other caches.
+# Whose configurations have them all. Others may have sparse indexers over other caches.
 KNOWN = {
     **dict.fromkeys(("deepseek_v4", V41), Cache.V4),
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "glm5_next_text", HY_V4), Cache.V32),
