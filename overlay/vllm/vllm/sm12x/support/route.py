@@ -116,7 +116,7 @@ def layers_of(hf: Any) -> tuple[int, int]:
 
 def _layout(hf: Any) -> Cache | None:
     """Whose cache a model has, None where it is none with sparse MLA."""
-    known = KNOWN.get(getattr(hf, "model_type", None))
+    known = KNOWN.get(getattr(hf, "model_type", ""))
     if known is None and getattr(hf, "index_topk", None) is None:
         return None
     try:
