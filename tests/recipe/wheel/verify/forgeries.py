@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from recipe.wheel.verify.finding import ARCHIVE
 from tests.recipe.wheel.forging import Forger, Part
@@ -119,7 +120,7 @@ def text(name: str, old: bytes, new: bytes) -> Callable[[Forger], None]:
     return lambda wheel: wheel.replace(name, old, new)
 
 
-def document(change: Callable[[dict[str, object]], object]) -> Callable[[Forger], None]:
+def document(change: Callable[[dict[str, Any]], object]) -> Callable[[Forger], None]:
     """record.json with something else in it, and RECORD to fit."""
 
     def do(wheel: Forger) -> None:
@@ -130,18 +131,18 @@ def document(change: Callable[[dict[str, object]], object]) -> Callable[[Forger]
     return do
 
 
-def unstale(found: dict[str, object]) -> None:
+def unstale(found: dict[str, Any]) -> None:
     """The record says that nothing is missing in the wheel."""
-    (component,) = found["components"]  # type: ignore[misc]
-    component["action"] = "reuse"  # type: ignore[index]
-    component["why"] = "published binary; the patched tree compiles the same"  # type: ignore[index]
+    (component,) = found["components"]
+    component["action"] = "reuse"
+    component["why"] = "published binary; the patched tree compiles the same"
     found["not_in_this_wheel"] = []
 
 
-def compiled(found: dict[str, object]) -> None:
+def compiled(found: dict[str, Any]) -> None:
     """The record says that what is stale was compiled."""
-    (component,) = found["components"]  # type: ignore[misc]
-    component.update(action="rebuild", why="--native names it")  # type: ignore[attr-defined]
+    (component,) = found["components"]
+    component.update(action="rebuild", why="--native names it")
     found["not_in_this_wheel"] = []
 
 
@@ -303,7 +304,7 @@ FORGERIES = [
     forgery("a record of another patchset", OURS, "other keys: 'patchset_digest'",
             document(lambda found: found.update(patchset_digest="sm12x-patchset-v1:" + "0" * 64))),
     forgery("a record of another source", OURS, "inputs.source.tree",
-            document(lambda found: found["inputs"]["source"].update(tree="0" * 40))),  # type: ignore[index]
+            document(lambda found: found["inputs"]["source"].update(tree="0" * 40))),
     forgery("a record in which nothing is stale", OURS, "components[0].action", document(unstale)),
     forgery("a record of a compile that wasn't", OURS, "components[0].action",
             document(compiled)),
