@@ -160,7 +160,7 @@ def packed_by(name: str, method: int) -> Callable[[Forger], None]:
     def do(wheel: Forger) -> None:
         part = wheel.part(name)
         content = part.content()
-        pack = {12: bz2.compress, 14: lzma.compress, 93: lambda data: data}[method]
+        PACK
         part.raw, part.method, part.needs = pack(content), method, 63
         part.packed = len(part.raw)
 
