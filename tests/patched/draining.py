@@ -6,12 +6,15 @@ configuration class, with fewer layers and experts, and its `load_weights` is gi
 counts which of the tensors it gave are still held. Nothing of it is decided by reading code.
 """
 
+import ast
 import importlib
+import inspect
 import json
 import re
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -123,27 +126,51 @@ def feed(model: Any) -> Fed:
     raise RuntimeError(f"it refuses all: {list(refused.values())[-1:]}")
 
 
-def config_of(architecture: str) -> Any:
-    """An architecture's configuration: small, of the class that the release reads it with."""
-    cls = class_of(architecture)
-    given = cls()
-    parts = {
-        key: part()
-        for key, part in getattr(cls, "sub_configs", {}).items()
-        # Not AutoConfig, which has no defaults.
-        if getattr(given, key, None) is None and hasattr(part, "model_type")
-    }
-    if parts:
-        given = cls(**parts)
-    described = given.to_dict()
-    try:
-        return cls(**shrunk(described))
-    except Exception:
-        return given
+# What a checkpoint says and the class has no default for.
+SAID: dict[str, dict[str, Any]] = {
+    "MiMoV2FlashForCausalLM": {
+        "hybrid_layer_pattern": [0, 1, 0, 1],
+        "moe_layer_freq": [0, 1, 1, 1],
+        "layernorm_epsilon": 1e-5,
+        "swa_num_attention_heads": 64,
+        "swa_num_key_value_heads": 8,
+        "swa_head_dim": 192,
+        "swa_v_head_dim": 128,
+        "swa_rope_theta": 10000,
+        "v_head_dim": 128,
+        "sliding_window_size": 128,
+        "num_hidden_layers": LAYERS,
+    },
+}
 
 
-def class_of(architecture: str) -> Any:
-    """The release's own class or transformers', by the architecture's name."""
+def configs_of(architecture: str) -> Iterator[Any]:
+    """An architecture's configurations to try, small ones, of the class that reads it first."""
+    for cls in classes_of(architecture):
+        try:
+            bare = cls()
+            parts = {
+                key: part()
+                for key, part in getattr(cls, "sub_configs", {}).items()
+                # Not AutoConfig, which has no defaults.
+                if getattr(bare, key, None) is None and hasattr(part, "model_type")
+            }
+            given = cls(**parts)
+        except Exception:
+            continue
+        try:
+            given = cls(**shrunk(given.to_dict()))
+        except Exception:
+            given = cls(**parts)
+        given.update(SAID.get(architecture, {}))
+        yield given
+
+
+def classes_of(architecture: str) -> list[Any]:
+    """The release's own class or transformers', by the architecture's name.
+
+    Where no class goes by that name, those of models that many others are made like.
+    """
     from transformers import AutoConfig  # noqa: F401
     from transformers.models.auto import configuration_auto, modeling_auto
 
@@ -155,13 +182,12 @@ def class_of(architecture: str) -> Any:
                 for one in [classes] if isinstance(classes, str) else classes:
                     kinds.setdefault(one, kind)
     stems = {plain(kind): kind for kind in [*configuration_auto.CONFIG_MAPPING_NAMES, *own]}
-    kind = kinds.get(architecture)
-    if kind is None:
-        stem = plain(architecture)
-        kind = stems[max((s for s in stems if stem.startswith(s)), key=len)]
-    if kind in own:
-        return own[kind]
-    return configuration_auto.CONFIG_MAPPING[kind]
+    found = [kinds[architecture]] if architecture in kinds else []
+    stem = plain(architecture)
+    alike = [one for one in stems if stem.startswith(one)]
+    found += [stems[max(alike, key=len)]] if alike and not found else []
+    found += ["llama", "qwen3_moe"]
+    return [own[one] if one in own else configuration_auto.CONFIG_MAPPING[one] for one in found]
 
 
 def plain(name: str) -> str:
@@ -192,47 +218,101 @@ def shrunk(described: Any) -> Any:
 
 
 def look(architecture: str, folder: Path) -> dict[str, Any]:
-    """Make a class and feed it."""
-    folder.mkdir()
+    """Make a class and feed it. Raises what the first way to make it does if there is no way."""
     known = [name for name, (_, one, _) in whole_models.MODELS.items() if one == architecture]
     if known:
+        folder.mkdir()
         whole_models.write(known[0], folder)
-    else:
-        config = config_of(architecture)
+        return asdict(feed(make(architecture, folder, **whole_models.CACHES.get(known[0], {}))))
+    first: Exception | None = None
+    for number, config in enumerate(configs_of(architecture)):
         config.architectures = [architecture]
-        config.save_pretrained(folder)
-    options = whole_models.CACHES.get(known[0], {}) if known else {}
+        place = folder.with_name(f"{folder.name}-{number}")
+        place.mkdir()
+        try:
+            config.save_pretrained(place)
+            return asdict(feed(make(architecture, place)))
+        except Exception as error:
+            first = first or error
+    raise first or RuntimeError("no configuration has defaults for it")
+
+
+def make(architecture: str, folder: Path, **options: Any) -> Any:
+    """Make a model of a folder's configuration, on no device."""
     config = whole_models.configure(folder, max_model_len=256, **options)
-    if config.model_config.architectures[0] != architecture:
-        raise RuntimeError(f"the release makes {config.model_config.architectures} of it")
-    return asdict(feed(whole_models.build(config)))
+    found = config.model_config.architectures
+    if found[0] != architecture:
+        raise RuntimeError(f"the release makes {found} of it")
+    return whole_models.build(config)
+
+
+def read(cls: Any) -> bool:
+    """Whether a class's load_weights is written so that it may hold all: a hint, no verdict."""
+    weights = {"weights", "loaded_weights"}
+    for one in cls.__mro__:
+        if "load_weights" not in vars(one):
+            continue
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(one.load_weights)))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                names = {arg.id for arg in node.args if isinstance(arg, ast.Name)}
+                if node.func.id in ("list", "dict", "sorted", "tuple") and names & weights:
+                    return True
+            if isinstance(node, ast.ListComp | ast.DictComp):
+                sources = [one.iter for one in node.generators]
+                if any(isinstance(s, ast.Name) and s.id in weights for s in sources):
+                    return True
+        return False
+    return False
 
 
 def late(*_: Any) -> None:
     raise TimeoutError(f"it took more than {PATIENCE} s")
 
 
+def by_class(registry: Any) -> dict[str, list[str]]:
+    """All classes that load weights, by name, and the architectures that they are made for."""
+    found: dict[str, list[str]] = {}
+    for architecture, model in sorted(registry.ModelRegistry.models.items()):
+        found.setdefault(model.class_name, []).append(architecture)
+    return found
+
+
+def result_of(name: str, architectures: list[str], registry: Any, folder: Path) -> Any:
+    """What a class held; why it couldn't be made, and whether it reads as if it held all."""
+    found = None
+    for architecture in sorted(architectures, key=lambda one: one != name):
+        signal.alarm(PATIENCE)
+        try:
+            return look(architecture, folder / architecture)
+        except Exception as error:
+            lines = str(error).splitlines() or [""]
+            found = found or f"{type(error).__name__}: {lines[0][:200]}"
+        finally:
+            signal.alarm(0)
+    try:
+        suspect = read(registry.ModelRegistry.models[architectures[0]].load_model_cls())
+    except Exception:
+        suspect = False
+    return {"why_not": found, "suspect": suspect}
+
+
 def main() -> None:
-    platform, major, minor = "cuda", 12, 0
     patch = pytest.MonkeyPatch()
     declare_torchvision_operators()
-    devices.become(devices.Device(platform, (major, minor)), patch)
+    devices.become(devices.SM120, patch)
     whole_models.have_extensions(patch)
+    torch = importlib.import_module("torch")
+    patch.setattr(torch.cuda, "current_device", lambda: "meta")
     registry = importlib.import_module("vllm.model_executor.models.registry")
     patch.setattr(registry, "_run_in_subprocess", lambda look: look())
     found: dict[str, Any] = {}
     signal.signal(signal.SIGALRM, late)
     with tempfile.TemporaryDirectory() as folder:
         whole_models.alone(folder, patch)
-        for name in sys.argv[2:] or sorted(registry.ModelRegistry.get_supported_archs()):
-            signal.alarm(PATIENCE)
-            try:
-                found[name] = look(name, Path(folder, name))
-            except Exception as error:
-                lines = str(error).splitlines() or [""]
-                found[name] = f"{type(error).__name__}: {lines[0][:200]}"
-            signal.alarm(0)
-            print(name, found[name], file=sys.stderr, flush=True)
+        for name, architectures in by_class(registry).items():
+            if not sys.argv[2:] or name in sys.argv[2:]:
+                found[name] = result_of(name, architectures, registry, Path(folder))
+                print(name, found[name], file=sys.stderr, flush=True)
     Path(sys.argv[1]).write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
