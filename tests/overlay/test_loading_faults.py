@@ -73,7 +73,10 @@ def test_a_disk_that_cannot_read_ends_a_stream_with_an_error_and_nothing_is_left
     half_lost: tuple[list[str], Tensors, int], closed: list[Slots]
 ) -> None:
     files, tensors, lost = half_lost
-    with Path(files[lost]).open("rb", buffering=0) as opened, pytest.raises(OSError, match="output"):
+    with (
+        Path(files[lost]).open("rb", buffering=0) as opened,
+        pytest.raises(OSError, match="output"),
+    ):
         while opened.read(1 << 20):
             pass
     before = set(Path("/proc/self/fd").iterdir())
@@ -142,9 +145,7 @@ LIES: dict[str, Callable[[dict[str, Any], int], None]] = {
     "a hole": lambda last, size: last.update(
         data_offsets=[offset + 64 for offset in last["data_offsets"]]
     ),
-    "a negative start": lambda last, size: last.update(
-        data_offsets=[-64, last["data_offsets"][1]]
-    ),
+    "a negative start": lambda last, size: last.update(data_offsets=[-64, last["data_offsets"][1]]),
     "a shape that is too large": lambda last, size: last.update(
         shape=[2 * length for length in last["shape"]]
     ),

@@ -213,7 +213,7 @@ def spliced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 def test_warming_by_a_pipe_brings_in_all_and_stops_when_told(
     file: int, spliced: list[tuple[int, int]]
 ) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
 
     pages.warm_by_pipe(file, PAGE, 6 * PAGE + 9, lambda: False)
 
@@ -227,7 +227,7 @@ def test_warming_by_a_pipe_brings_in_all_and_stops_when_told(
     spliced.clear()
     pages.warm_by_pipe(file, 10 * PAGE, 20 * PAGE, lambda: False)
     assert spliced == [(10 * PAGE, 2 * PAGE), (10 * PAGE + 4, 2 * PAGE)]
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_warming_reads_where_a_file_system_knows_no_pipes(

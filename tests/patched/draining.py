@@ -90,7 +90,9 @@ def noting(weights: Counting) -> Any:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Copies(TorchDispatchMode):  # type: ignore[misc]
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             if func is torch.ops.aten.copy_.default:
                 weights.note(args[1])
             return func(*args, **(kwargs or {}))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.draining import KEPT, judge
 from packaging.version import Version
+
+from benchmarks.draining import KEPT, judge
 
 SCRIPT = Path(__file__).with_name("draining.py")
 # What is served on SM12x; those that a release hasn't got are passed over.

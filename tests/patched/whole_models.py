@@ -342,9 +342,7 @@ def configure(folder: Path, **options: Any) -> Any:
     from vllm.engine.arg_utils import EngineArgs
 
     options = {"max_model_len": 2048} | options
-    args = EngineArgs(
-        model=str(folder), skip_tokenizer_init=True, load_format="dummy", **options
-    )
+    args = EngineArgs(model=str(folder), skip_tokenizer_init=True, load_format="dummy", **options)
     return args.create_engine_config()
 
 

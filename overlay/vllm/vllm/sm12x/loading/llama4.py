@@ -68,9 +68,9 @@ class Llama4Multimodal(Protocol):
 
     def _load_other_weights(
         self,
-        other_weights: "Iterable[NamedWeight]",
-        params_dict: "Mapping[str, Tensor]",
-        stacked_params_mapping: "Stacked",
+        other_weights: Iterable[NamedWeight],
+        params_dict: Mapping[str, Tensor],
+        stacked_params_mapping: Stacked,
     ) -> set[str]: ...
 
 

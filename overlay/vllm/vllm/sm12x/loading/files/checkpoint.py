@@ -123,7 +123,7 @@ class Checkpoint:
         except Exception:
             os.close(fd)
             return None
-        # Not the shard's own descriptor: where a load is garbage, that may be closed before the load.
+        # Not the shard's own descriptor, which may be closed first where a whole load is garbage.
         behind = Behind(held[0], held[1], drop=self._drop)
         wanted = []
         behind.passed(0, header.data_start)

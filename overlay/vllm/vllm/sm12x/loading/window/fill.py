@@ -25,7 +25,7 @@ _JOIN_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of a window in bytes, and its threads. `by_advice`: the kernel does what it's advised."""
+    """Sizes of a window in bytes, and its threads. `by_advice`: the kernel reads as advised."""
 
     ahead: int
     block: int
