@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import mutation_record as record
-from benchmarks import mutation_worker as worker
-from benchmarks.mutants import Mutant, Named, inside_function, named, statement
-from benchmarks.mutation import FAULTS, PACKAGE, Measured, Place, Trial, Worker, merge
+from benchmarks.mutants import record
+from benchmarks.mutants.draw import Mutant, Named, inside_function, named, statement
+from benchmarks.mutants.faults import FAULTS
+from benchmarks.mutants.measured import Measured, merge
+from benchmarks.mutants.place import PACKAGE, Place, Worker
+from benchmarks.mutants.trial import Trial
+from benchmarks.mutants.worker.mutated import SITE
 
 CODE = """\
 import dataclasses
@@ -88,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (package / "__init__.py").touch()
     (package / "heap.py").write_text(CODE, encoding="utf-8")
     (root / "test_heap.py").write_text(TESTS, encoding="utf-8")
-    (root / "path" / "sitecustomize.py").write_text(worker.SITE, encoding="utf-8")
+    (root / "path" / "sitecustomize.py").write_text(SITE, encoding="utf-8")
     return Place(
         session=root / "session",
         python=Path(sys.executable),
@@ -162,7 +165,7 @@ def test_one_mutant_leaves_nothing_to_the_next(trial: Trial) -> None:
 
 
 def test_a_fault_that_never_ends_is_stopped(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.mutation.GRACE", 3)
+    monkeypatch.setattr("benchmarks.mutants.trial.GRACE", 3)
     made = mutant("count > 0", "count > -1 or True")
 
     assert outcome(trial, made, NAMES[2]) == ("timed out", "", "warm")

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mutants import Mutant
+from benchmarks.mutants.draw import Mutant
 
-FILE = Path(__file__).with_name("mutation.json")
+FILE = Path(__file__).resolve().parents[1] / "mutation.json"
 GOAL = 0.9
 
 
