@@ -69,6 +69,10 @@ def test_what_is_served_takes_each_tensor_before_it_asks_for_the_next(
         if name not in found:
             continue
         one = found[name]
+        if name.startswith("Gemma4") and base < Version("0.33"):
+            # These releases don't understand the class that this transformers reads it with.
+            assert "per-layer attribute" in one["why_not"], one
+            continue
         assert "held" in one, (name, one)
         assert one["taken"] > one["given"] // 2 > 4, (name, one)
         if name == "Llama4ForConditionalGeneration" and base >= Version("0.24"):
