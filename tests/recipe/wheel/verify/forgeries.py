@@ -160,8 +160,9 @@ def packed_by(name: str, method: int) -> Callable[[Forger], None]:
     def do(wheel: Forger) -> None:
         part = wheel.part(name)
         content = part.content()
-        PACK
-        part.raw, part.method, part.needs = pack(content), method, 63
+        pack: dict[int, Callable[[bytes], bytes]] = {12: bz2.compress, 14: lzma.compress}
+        part.raw = pack[method](content) if method in pack else content
+        part.method, part.needs = method, 63
         part.packed = len(part.raw)
 
     return do
