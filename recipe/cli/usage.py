@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         choices = list(action.choices or ())
         if not choices or value in choices:
             return
-        name = str((action.option_strings or [action.metavar or action.dest])[-1])
+        name = action.option_strings[-1] if action.option_strings else action.metavar
         what = f"no such {name}: {value}"
         raise mistyped(what, str(value), map(str, choices), help=f"python {self.prog} --help")
 

@@ -207,12 +207,14 @@ def wheels_with_lse() -> dict[str, dict[str, Any]]:
 def signature_of(parameters: str) -> inspect.Signature:
     """How a function is called by name; of its parameters those with "=" have a default."""
     return inspect.Signature(
-        inspect.Parameter(
-            name.rstrip("="),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None if name.endswith("=") else inspect.Parameter.empty,
-        )
-        for name in parameters.split()
+        [
+            inspect.Parameter(
+                name.rstrip("="),
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if name.endswith("=") else inspect.Parameter.empty,
+            )
+            for name in parameters.split()
+        ]
     )
 
 
