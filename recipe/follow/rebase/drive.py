@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from recipe.bases import commit
+from recipe.bases.address import git_address
 from recipe.bases.releases import Base, Bases, load_bases
 from recipe.bases.sources import store_of
 from recipe.follow import remembered
@@ -36,6 +37,9 @@ from recipe.objects import repository
 
 
 def run_rebase(asked: Asked, project: Project) -> dict[str, Any]:
+    address = git_address(asked.source)
+    if address is not None and asked.source != "git":
+        asked = replace(asked, source=address)  # a path may be another folder's by --continue
     lock = project.cache / "locks" / f"rebase-{sha256(str(project.root).encode())[:16]}.lock"
     with hold(lock, "the rebase of this checkout"):
         if asked.abort:
