@@ -98,7 +98,8 @@ def ancestors(origin: Origin) -> list[dict[str, Any]]:
             "purl": f"pkg:pypi/vllm@{version}?file_name={archive.name}",
             "hashes": [{"alg": "SHA-256", "content": archive.sha256}],
         }
-        for archive in (origin.base.sdist, origin.published)
+        for archive in (origin.base.archive, origin.published)
+        if archive is not None
     ]
 
 
