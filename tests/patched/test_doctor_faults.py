@@ -352,7 +352,7 @@ def test_with_it_ranges_are_judged(sound: Installation) -> None:
     assert kinds(sound.doctor()[1]) == set()
     one = next(one for one in sound.asked if any(s.operator == ">=" for s in one.specifier))
     sound.put(one.name, "0.0.1")
-    code, document = sound.doctor()
+    _, document = sound.doctor()
     (fault,) = document["faults"] if not without_headers() else document["faults"][-1:]
     assert fault["what"] == f"{one.name} 0.0.1 is installed" and not fault["stops"]
     assert str(one.specifier) in fault["means"]
