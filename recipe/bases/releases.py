@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from recipe.ground.errors import ConfigError, UsageError
+from recipe.ground.errors import ConfigError, Mistyped, UsageError
 from recipe.ground.text import read_text
 from recipe.objects.gate.names import escaped, wrong_file_name
 
@@ -96,10 +97,9 @@ class Bases:
         if text == "latest":
             return self.releases[-1]
         wanted = text.removeprefix("v")
-        try:
-            release = Version(wanted).release
-        except ValueError:  # InvalidVersion, and what Python says of a number of 5,000 digits
-            raise self.unknown(text) from None
+        if not is_version(wanted):
+            raise self.unknown(text)
+        release = Version(wanted).release
         for base in reversed(self.releases):
             if str(base.version) == wanted:
                 return base
@@ -108,12 +108,30 @@ class Bases:
         raise self.unknown(text)
 
     def unknown(self, text: str) -> UsageError:
-        known = " ".join(base.tag for base in self.releases)
+        tags = [base.tag for base in self.releases]
+        known = " ".join(tags)
+        close = difflib.get_close_matches(text, [*tags, "latest"], n=1)
+        if close and not is_version(text):
+            return Mistyped(
+                f"{text!r} is not a pinned base",
+                typed=text,
+                meant=close[0],
+                means=f"Known: {known}.",
+                next="python build.py bases",
+            )
         return UsageError(
             f"{text!r} is not a pinned base; known: {known}",
             means="A base is pinned in bases.toml by commit and by the hashes of its archives.",
             next=f"python build.py bases add {text if text.startswith('v') else 'v' + text}",
         )
+
+
+def is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except ValueError:  # InvalidVersion, and what Python says of a number of 5,000 digits
+        return False
+    return True
 
 
 def load_bases(path: Path) -> Bases:

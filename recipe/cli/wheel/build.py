@@ -9,7 +9,7 @@ from typing import Any
 
 from recipe.cli.answers import greet, show
 from recipe.cli.options import add_base, add_source, add_target, add_torch, verb
-from recipe.cli.wheel.plan import run_plan
+from recipe.cli.wheel.plan import run_plan, warn
 from recipe.ground.log import Log
 from recipe.ground.project import Project
 
@@ -29,6 +29,7 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     if options.dry_run:
         return run_plan(options, project)
     bases, base = greet(options, project)
+    warn(options)
     from recipe.build import pipeline
     from recipe.build.report import summary
     from recipe.cli.wheel.native import native_options
