@@ -56,7 +56,8 @@ class Installation:
             self.put(one.name, fitting(one))
         self.put("torch", self.pins["torch"], requires=TORCH_ASKS)
         for text in TORCH_ASKS:
-            self.put(*text.split("=="))
+            name, _, version = text.partition("==")
+            self.put(name, version)
         self.torch(self.pins["torch"] + "+cu130", "13.0")
         self.program("nvidia-smi", SMI.format(version="580.95.05"))
         self.program("nvcc", SAYS.format(release="13.0"))
