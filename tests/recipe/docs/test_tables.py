@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks import draining
 from recipe.bases.releases import Base, Bases, load_bases
 from recipe.cli.verbs import VERBS
 from recipe.ground import errors
@@ -163,3 +164,9 @@ def test_the_command_that_ci_runs_is_readmes() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (line,) = re.findall(r"^exec (python build\.py test .*)$", script, re.M)
     assert line.replace("python ", "python3 ", 1) in README.splitlines()
+
+
+def test_what_model_classes_hold_is_what_was_counted() -> None:
+    text = page("docs/loading.md").text
+    table = text.partition("<!-- draining -->\n")[2].partition("\n<!-- end of draining -->")[0]
+    assert table == draining.body(draining.read_kept())
