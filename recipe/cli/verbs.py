@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recipe.cli.bases import add_bases
-from recipe.cli.doctor import add_doctor
+from recipe.cli.health.doctor import add_doctor
 from recipe.cli.series.apply import add_apply
 from recipe.cli.series.bisect import add_bisect
 from recipe.cli.series.export import add_export

@@ -20,8 +20,8 @@ def add_doctor(verbs: Any, name: str) -> None:
 
 
 def run_doctor(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    from recipe.cli import cache
-    from recipe.cli.machine import examine
+    from recipe.cli.health import cache
+    from recipe.cli.health.machine import examine
     from recipe.compile.toolchain.target import machine_of
 
     done = cache.mend(project) if options.mend else []

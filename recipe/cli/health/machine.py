@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from recipe.bases.releases import load_bases
 from recipe.bases.sources import sdist_ref
-from recipe.cli.finding import Finding
+from recipe.cli.health.finding import Finding
 from recipe.compile.toolchain import host_compiler, jobs, symbols, toolkit
 from recipe.compile.toolchain.target import target_of, this_machine
 from recipe.ground import run

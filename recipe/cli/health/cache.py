@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from recipe.cli.finding import Finding
+from recipe.cli.health.finding import Finding
 from recipe.compile import component_store
 from recipe.ground import proven
 from recipe.ground.environments import made as environment
