@@ -29,7 +29,7 @@ from recipe.ground.errors import ConfigError, TestsFailed
 from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.tree import Applied
-from recipe.wheel.write import dist_info
+from recipe.wheel.read import dist_info
 
 # Below the cache: what the tests measured of compiled kernels, by a digest of what decides it.
 KEPT = "kernel-code"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import lzma
 import struct
 import zipfile
@@ -28,6 +29,16 @@ UNREADABLE = (
     LookupError,
     ValueError,
 )
+# The same where other code runs as well: what else that raises is its own.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+)
+ENCRYPTED = 1  # in a member's flags
 # A member says its size in advance. Code beyond 2 GiB can't be linked for x86_64's small model,
 # and metadata is text of some ten thousand bytes.
 LARGEST_OBJECT = 1 << 31
@@ -36,7 +47,8 @@ LARGEST_TEXT = 1 << 24
 
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; AuditError if the file is none, FileNotFoundError if there is no file."""
+    """The archive; AuditError if the file is none, or the block finds a member that is damaged,
+    FileNotFoundError if there is no file."""
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
@@ -45,7 +57,16 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise no_wheel(path, str(error)) from None
     with archive:
         check_members(archive, lambda name, why: no_wheel(path, f"its member {name} {why}"))
-        yield archive
+        if any(info.flag_bits & ENCRYPTED for info in archive.infolist()):
+            raise no_wheel(path, "a member of it is encrypted")
+        try:
+            yield archive
+        except DAMAGED as error:
+            raise no_wheel(path, str(error)) from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise no_wheel(path, str(error)) from None  # bzip2's
 
 
 def content_of(archive: zipfile.ZipFile, path: Path, member: str, largest: int) -> bytes:
@@ -64,6 +85,27 @@ def content_of(archive: zipfile.ZipFile, path: Path, member: str, largest: int) 
         means=f"No such member has more than {largest}; it was not unpacked.",
         next="fetch or build the wheel again",
     )
+
+
+def dist_info(wheel: zipfile.ZipFile) -> str:
+    found = {n.split("/", 1)[0] for n in wheel.namelist() if n.endswith(".dist-info/WHEEL")}
+    if len(found) != 1:
+        raise AuditError(
+            f"{wheel.filename} is not a wheel: it has {len(found)} .dist-info folders",
+            next="name a .whl file",
+        )
+    return found.pop()
+
+
+def read_record(wheel: zipfile.ZipFile, info: str) -> dict[str, tuple[str, str]]:
+    """(hash, size) of each member as RECORD has them; AuditError if it can't be read."""
+    path = Path(wheel.filename or "the wheel")
+    content = content_of(wheel, path, f"{info}/RECORD", LARGEST_TEXT)
+    try:
+        rows = [row for row in csv.reader(content.decode().splitlines()) if row]
+        return {name: (digest, size) for name, digest, size in rows}
+    except (ValueError, csv.Error) as error:
+        raise no_wheel(path, f"{info}/RECORD: {error}") from None
 
 
 def no_wheel(path: Path, why: str) -> AuditError:

@@ -23,7 +23,7 @@ from typing import IO
 from packaging.utils import parse_wheel_filename
 
 from recipe.ground.errors import AuditError, SourceError
-from recipe.wheel.read import opened
+from recipe.wheel.read import dist_info, opened, read_record
 
 # The oldest date a zip archive can hold.
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -236,22 +236,6 @@ def open_member(new: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[IO[byte
     new.filelist.append(info)
     new.NameToInfo[info.filename] = info
     new.start_dir = sink.tell()
-
-
-def dist_info(wheel: zipfile.ZipFile) -> str:
-    found = {n.split("/", 1)[0] for n in wheel.namelist() if n.endswith(".dist-info/WHEEL")}
-    if len(found) != 1:
-        raise AuditError(
-            f"{wheel.filename} is not a wheel: it has {len(found)} .dist-info folders",
-            next="name a .whl file",
-        )
-    return found.pop()
-
-
-def read_record(wheel: zipfile.ZipFile, info: str) -> dict[str, tuple[str, str]]:
-    """(hash, size) of each member as RECORD has them."""
-    text = wheel.read(f"{info}/RECORD").decode()
-    return {row[0]: (row[1], row[2]) for row in csv.reader(text.splitlines()) if row}
 
 
 def record_text(rows: list[tuple[str, str, str]]) -> bytes:

@@ -16,7 +16,7 @@ from recipe.ground.digest import sha256_of
 from recipe.ground.errors import UsageError
 from recipe.ground.project import Project
 from recipe.wheel import read as wheel_read
-from recipe.wheel.write import dist_info
+from recipe.wheel.read import dist_info
 
 UPSTREAM = "upstream"
 
