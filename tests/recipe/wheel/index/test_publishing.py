@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import pytest
 
 from recipe.ground.errors import AuditError, RecipeError, UsageError
+from recipe.ground.scratch import write_whole
 from recipe.wheel.index import folder as index
 from recipe.wheel.index.folder import publish
 from tests.recipe.packages import pure_wheel
@@ -299,7 +300,7 @@ def test_a_full_disk_changes_nothing_and_leaves_nothing(
     """At each file that is written, in turn."""
     put(tmp_path, made(tmp_path, OURS))
     published = check_whole(tmp_path / "index", "vllm")
-    real, real_copy = index.write_whole, shutil.copyfile
+    real, real_copy = write_whole, shutil.copyfile
     left = [0]
 
     def full(*args: Any, **named: Any) -> Any:
@@ -309,7 +310,7 @@ def test_a_full_disk_changes_nothing_and_leaves_nothing(
         return (real_copy if isinstance(args[1], Path) else real)(*args, **named)
 
     monkeypatch.setattr(index, "write_whole", full)
-    monkeypatch.setattr(index.shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     for room in range(20):
         left[0] = room
         try:
