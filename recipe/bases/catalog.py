@@ -87,7 +87,7 @@ def read_tree(store: Store, commit: str, tag: str, sdist: Archive, wheels: dict[
     def read(path: str) -> str:
         if not store.has_path(commit, path):
             raise pins.unknown(f"{tag} has no {path}")
-        return store.read(commit, path).decode()
+        return pins.text_of(store.read(commit, path), path)
 
     listing = store.text("ls-tree", "--name-only", commit, "--", "cmake/external_projects/")
     inner = pins.inner_pins(read, ["CMakeLists.txt", *listing.splitlines()])

@@ -187,7 +187,7 @@ def from_sdists(project: Project, bases: Sequence[Base], *, offline: bool) -> di
 
 def check_release(store: Store, base: Base, commit: str) -> None:
     """The archive's own version file must name the pinned commit."""
-    named = pins.commit(lambda path: store.read(commit, path).decode())
+    named = pins.commit(lambda path: pins.text_of(store.read(commit, path), path))
     if not base.commit.startswith(named) and not named.startswith(base.commit):
         raise SourceError(
             f"{base.sdist.name} says it was made from commit {named}; "

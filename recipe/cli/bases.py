@@ -87,12 +87,13 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
 def paths_of(project: Project, base: Base) -> Told:
     """Who serves each model on SM12x in a release that was just pinned."""
     from recipe.bases import flashinfer
+    from recipe.bases.pins import text_of
     from recipe.bases.sources import from_sdists, store_of
 
     commit, store = from_sdists(project, [base], offline=True)[base.tag], store_of(project)
     overlay = project.root / "overlay" / "vllm"
     return flashinfer.tell(
-        overlay, str(base.version), lambda path: store.read(commit, path).decode()
+        overlay, str(base.version), lambda path: text_of(store.read(commit, path), path)
     )
 
 

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def emit(document: dict[str, Any]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
+    asks_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    if not asks_help and (not arguments or arguments[0] not in VERBS) and named_option(arguments):
+        arguments.insert(0, "build")
+    return every_verb().parse_args(arguments)
+
+
+@cache
+def every_verb() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build.py",
         description=DESCRIPTION,
@@ -132,10 +141,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, add in VERBS.items():
         add(verbs, name)
-    asks_help = bool(arguments) and arguments[0] in ("-h", "--help")
-    if not asks_help and (not arguments or arguments[0] not in VERBS) and named_option(arguments):
-        arguments.insert(0, "build")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def named_option(arguments: list[str]) -> bool:
