@@ -50,10 +50,11 @@ class Parser:
         is raised is a fault, `Hang` among them."""
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        refused: tuple[type[BaseException], ...] = (RecipeError, *self.refuses)
         try:
             with limited():
                 self.read(content, folder)
-        except (RecipeError, *self.refuses):
+        except refused:
             return False
         return True
 

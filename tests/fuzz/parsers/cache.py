@@ -12,6 +12,7 @@ from recipe.compile.toolchain import jobs
 from recipe.follow.matrix import store as matrix
 from recipe.follow.rebase import state
 from recipe.gpu import code
+from recipe.gpu.fatbin import Kind
 from recipe.ground import proven
 from recipe.ground.environments import made
 from recipe.ground.project import Project
@@ -32,6 +33,7 @@ CELL = {
     "evidence": ["exact"],
     "place": "",
 }
+MATRIX = {"bases": ["v0.33.0"], "cells": [CELL, {**CELL, "state": "conflict", "place": "a.py"}]}
 CODE = {
     "name": "_C",
     "file": "vllm/_C.abi3.so",
@@ -111,7 +113,7 @@ def stored_code(content: bytes, folder: Path) -> None:
     kept = proven.recall(folder / "kept.json", "q")
     found = None if kept is None else code.load(kept)
     for one in found or ():
-        one.targets(code.Kind.SASS), one.verdict("12.1")
+        one.targets(Kind.SASS), one.verdict("12.1")
 
 
 def component(content: bytes, folder: Path) -> None:
@@ -150,4 +152,3 @@ PARSERS = (
     Parser(name="rebase-state", read=rebase, made=lambda: written(STATE)),
     Parser(name="memory-peaks", read=peaks, made=lambda: written({"_C": 3 << 30})),
 )
-MATRIX = {"bases": ["v0.33.0"], "cells": [CELL, {**CELL, "state": "conflict", "place": "a.py"}]}

@@ -22,6 +22,7 @@ from recipe.compile.inner import cmake
 from recipe.compile.toolchain import cross, host_compiler, rust
 from recipe.gpu import arch
 from recipe.ground import secret
+from recipe.ground.errors import ConfigError
 from recipe.objects import foreign
 from recipe.objects.gate.tar import tar_entries
 from tests.fuzz.parser import Parser, saying, text
@@ -74,6 +75,14 @@ def page_reader() -> Any:
     return reader
 
 
+@cache
+def tags_here() -> list[Any]:
+    """What wheels fit here: unearth asks for each page, and no page changes it."""
+    from unearth.pep425tags import get_supported
+
+    return list(get_supported())
+
+
 def page(kind: str) -> Callable[[bytes, Path], object]:
     """A page as it comes over HTTP, read by unearth with the recipe's own bounds."""
 
@@ -88,6 +97,7 @@ def page(kind: str) -> Callable[[bytes, Path], object]:
         with (
             mock.patch.object(download, "page_reader", lambda urls: nullcontext(reader)),
             mock.patch.object(download, "within", lambda seconds, call: call()),
+            mock.patch("unearth.evaluator.get_supported", lambda *args, **named: tags_here()),
             mock.patch.object(index, "index_urls", lambda: ["https://index.example/simple/"]),
             mock.patch.object(download, "index_urls", lambda: ["https://index.example/simple/"]),
         ):
@@ -122,7 +132,7 @@ def pinned(content: bytes, folder: Path) -> None:
     for one in (pins.commit, pins.torch_version, pins.python_range, pins.cuda_version):
         try:
             one(read)
-        except pins.ConfigError as error:
+        except ConfigError as error:
             problems.append(error)
     if len(problems) == 4:
         raise problems[0]
@@ -168,10 +178,12 @@ def repository(content: bytes, folder: Path) -> None:
 
 def members(content: bytes, folder: Path) -> None:
     named = text(content).split("\n")
-    for name in named:
-        component = component_name(name)
+    for component in sorted({component_name(name) for name in named})[:3]:
         lost_pythons(pythons_of(named, component), pythons_of(named[1:], component))
         lost_pythons(None, pythons_of(named, component))
+
+
+NAMES = b"vllm/_C.abi3.so\nvllm/third_party/deep_gemm/_C.cpython-312-x86_64-linux-gnu.so\nvllm/x.so"
 
 
 def addresses(content: bytes, folder: Path) -> None:
@@ -195,4 +207,3 @@ PARSERS = (
         name="addresses", read=addresses, made=lambda: [b"https://bot:token@host.example/x?sig=1"]
     ),
 )
-NAMES = b"vllm/_C.abi3.so\nvllm/third_party/deep_gemm/_C.cpython-312-x86_64-linux-gnu.so\nvllm/x.so"

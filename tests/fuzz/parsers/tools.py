@@ -35,11 +35,11 @@ class Unsafe(Exception):
     """What the gate says of a name."""
 
 
-def git_says(read: Callable[[git.Store], object]) -> Callable[[bytes, Path], object]:
-    """A reader of the real store's, whose git says this."""
+def git_says(read: Callable[[git.Store], object], *then: bytes) -> Callable[[bytes, Path], object]:
+    """A reader of the real store's, whose git says this; then: what it says after it."""
 
     def told(content: bytes, folder: Path) -> None:
-        with saying(content):
+        with saying(content, *then):
             read(git.Store(path=folder / "store.git"))
 
     return told
@@ -203,7 +203,7 @@ ROWS = (
 PARSERS = (
     Parser(
         name="git-tree",
-        read=git_says(tree),
+        read=git_says(tree, b"a.py"),
         refuses=(Unsafe,),
         made=lambda: [ROWS % ((ID.encode(),) * 3)],
     ),

@@ -6,6 +6,8 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from packaging.version import Version
+
 from recipe.bases.releases import Bases
 from recipe.build.testing import wheel_requirements
 from recipe.gpu import arch, code, fatbin, kernel_names
@@ -86,7 +88,7 @@ def own_pages() -> list[bytes]:
     one = entry.Entry(
         name=NAME,
         project="vllm",
-        version=entry.Version("9.1.0"),
+        version=Version("9.1.0"),
         size=3,
         sha256="ab" * 32,
         requires_python=">=3.10",
