@@ -29,7 +29,8 @@ KEPT = ROOT / "tests" / "overlay" / "flashinfer_wheels.json"
 OTHERS = ("0.6.17", "0.7.1", "0.7.2")
 DISPATCH = re.compile(r"_DECODE_(\w+)_DISPATCH")
 READ = re.compile(
-    r"flashinfer/(_build_meta|decode|autotuner|autotuner/__init__|mla/_sparse_mla_sm120.*)\.py"
+    r"flashinfer/(_build_meta|decode|autotuner|autotuner/__init__|mla/_core|mla/_sparse_mla_sm120.*)"
+    r"\.py"
 )
 # What vLLM imports to learn whether FlashInfer can serve.
 ASKED = {
@@ -39,6 +40,8 @@ ASKED = {
     ),
     "flashinfer.autotuner": ("autotune",),
 }
+# What the overlay calls itself, and what answers there on SM12x.
+CALLED = ("trtllm_batch_decode_with_kv_cache_mla", "_trtllm_batch_decode_sparse_mla_v32_sm120")
 
 
 def flashinfer_pin(base: Base, wheels: dict[str, Link]) -> str:
@@ -68,7 +71,23 @@ def facts_of(link: Link) -> dict[str, Any]:
         "read": {name: hashlib.sha256(read[name]).hexdigest() for name in sorted(read)},
         "has": {module: defined(module, names, read) for module, names in ASKED.items()},
         "shapes": dict(sorted(found for name in sorted(read) for found in shapes_in(name, read))),
+        "takes": dict(called(read["flashinfer/mla/_core.py"].decode())),
     }
+
+
+def called(source: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Of each function of CALLED its parameters, those with a default marked, and its hash."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name in CALLED:
+            given = node.args
+            assert not (given.posonlyargs or given.vararg or given.kwarg), node.name
+            needed = len(given.args) - len(given.defaults)
+            names = [f"{arg.arg}{'=' * (at >= needed)}" for at, arg in enumerate(given.args)]
+            pairs = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+            names += [f"{arg.arg}{'=' * (default is not None)}" for arg, default in pairs]
+            text = ast.get_source_segment(source, node) or ""
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            yield node.name, {"parameters": " ".join(names), "sha256": digest}
 
 
 def defined(module: str, names: tuple[str, ...], read: dict[str, bytes]) -> list[str]:

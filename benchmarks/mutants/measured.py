@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +19,9 @@ ROOMS = ("support", "mla", "ops", "loading", "envs")
 # What no room of these is run by, and what takes minutes.
 LEFT_OUT = ("test_kernel_", "test_selftest", "test_soak_")
 TESTS = (ROOT / "tests" / "overlay", ROOT / "tests" / "patched")
-# A survivor is tried on the slower tests of its files too, up to so many seconds in all.
-SECOND_ROUND = 60
+# A mutant is tried on the tests of its line, and a survivor on the others of their files as well,
+# each up to so many seconds: what only a slower test sees counts as a survivor here.
+FIRST_ROUND, SECOND_ROUND = 60, 30
 # A test of each file runs before the first mutant unless it takes longer, in seconds.
 MOMENT = 10
 # Test files that are measured together, after which what they told is kept.
@@ -34,11 +36,14 @@ class Measured:
     lines: Mapping[str, Mapping[int, Sequence[str]]]
 
     def first(self, module: str, code: str, line: int) -> list[str]:
-        """Tests that run the statement of this line, fastest first; of import, all that follow."""
+        """Tests that run the statement of this line, fastest first, up to `FIRST_ROUND` seconds.
+
+        A line that runs at import has all tests that run a line of its module.
+        """
         found = self.lines.get(module, {})
         wanted = statement(code, line) if inside_function(code, line) else found
         tests = {test for number in wanted for test in found.get(number, ())}
-        return sorted(tests, key=lambda test: self.seconds[test])
+        return self._within(tests, FIRST_ROUND)
 
     def files(self, chosen: Iterable[str]) -> list[str]:
         """The test files that run any of these modules."""
@@ -59,13 +64,17 @@ class Measured:
         """The other tests of the files that run this module: a fixture may have run for one."""
         files = self.files([module])
         others = {test for test in self.seconds if file_of(test) in files} - set(tried)
-        chosen, total = [], 0.0
-        for test in sorted(others, key=lambda test: self.seconds[test]):
-            total += self.seconds[test]
-            if total > SECOND_ROUND:
-                break
-            chosen.append(test)
-        return chosen
+        return self._within(others, SECOND_ROUND)
+
+    def _within(self, tests: Iterable[str], most: float) -> list[str]:
+        """The fastest tests that take no more than `most` seconds together, or the fastest one."""
+        ordered = sorted(tests, key=lambda test: self.seconds[test])
+        sums = itertools.accumulate(self.seconds[test] for test in ordered)
+        return [
+            test
+            for i, (test, total) in enumerate(zip(ordered, sums, strict=True))
+            if total <= most or i == 0
+        ]
 
 
 def file_of(test: str) -> str:
@@ -112,11 +121,14 @@ def measure(place: Place) -> Measured:
         kept.write_text(json.dumps(data), encoding="utf-8")
     data["files"], data["modules"] = now, texts
     kept.write_text(json.dumps(data), encoding="utf-8")
+    seconds = {test: took for test, took in data["seconds"].items() if file_of(test) in now}
     lines = {
-        module: {int(line): tests for line, tests in found.items()}
+        module: {
+            int(line): [test for test in tests if test in seconds] for line, tests in found.items()
+        }
         for module, found in data["lines"].items()
     }
-    return Measured(seconds=data["seconds"], lines=lines)
+    return Measured(seconds=seconds, lines=lines)
 
 
 def merge(data: dict[str, Any], fresh: dict[str, Any], *, stale: set[str]) -> None:

@@ -11,7 +11,8 @@ import re
 import struct
 import zipfile
 import zlib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -33,7 +34,7 @@ from recipe.bases.releases import (
 )
 from recipe.bases.sources import import_sdist
 from recipe.bases.transfer import OPENING_SECONDS, within
-from recipe.ground.errors import SourceError, UsageError
+from recipe.ground.errors import SourceError
 from recipe.ground.lock import hold_folder
 from recipe.ground.log import say
 from recipe.ground.project import Project
@@ -61,21 +62,25 @@ HEAD = """\
 """
 
 
-def pin_release(project: Project, tag: str) -> Base:
-    """Read every pin of one release; nothing is written."""
-    if not re.fullmatch(r"v\d+\.\d+\.\d+(\.post\d+)?", tag):
-        raise UsageError(f"{tag!r} is not a release tag", next="python build.py bases add v0.33.0")
+def pin_release(project: Project, tag: str, links: list[Link] | None = None) -> Base:
+    """Read every pin of one release of the index; nothing is written.
+
+    links: its files, where the index was asked already.
+    """
     version = tag.removeprefix("v")
-    links = list_release("vllm", version)
+    links = list_release("vllm", version) if links is None else links
     if not links:
         raise SourceError(
-            f"the package index has no vllm {version}", next="python build.py bases list"
+            f"the package index has no vllm {version}",
+            next=f"python build.py bases check; or from git: python build.py bases add {tag} "
+            "--source git",
         )
     source = next((link for link in links if is_source(link)), None)
     if source is None:
         raise SourceError(f"the index has no source archive of {tag}", next="python build.py bases")
     sdist = archive_of(source)
-    wheels = {machine: newest_wheel(links, machine) for machine in MACHINES}
+    found = {machine: newest_wheel(links, machine) for machine in MACHINES}
+    wheels = {machine: link for machine, link in found.items() if link is not None}
     say(f"pinning {tag}: {sdist.name}")
     store, commit = import_sdist(project, sdist, version, offline=False)
     kept = project.cache / "downloads" / sdist.sha256 / sdist.name
@@ -84,24 +89,40 @@ def pin_release(project: Project, tag: str) -> Base:
 
 
 def read_tree(store: Store, commit: str, tag: str, sdist: Archive, wheels: dict[str, Link]) -> Base:
+    read = reader(store, commit, tag)
+    base = base_of(store, commit, tag, pins.commit(read))
+    urls = [wheels[machine].url for machine in MACHINES if machine in wheels]
+    return replace(
+        base,
+        archive=sdist,
+        wheels={m: archive_of(link, remote_size(link.url)) for m, link in wheels.items()},
+        components=remote_components(urls[0]) if urls else (),
+    )
+
+
+def reader(store: Store, commit: str, tag: str) -> pins.Reader:
     def read(path: str) -> str:
         if not store.has_path(commit, path):
             raise pins.unknown(f"{tag} has no {path}")
         return pins.text_of(store.read(commit, path), path)
 
+    return read
+
+
+def base_of(store: Store, commit: str, tag: str, named: str) -> Base:
+    """What a tree of upstream's pins, without where it is from. named: the commit that it is."""
+    read = reader(store, commit, tag)
     listing = store.text("ls-tree", "--name-only", commit, "--", "cmake/external_projects/")
-    inner = pins.inner_pins(read, ["CMakeLists.txt", *listing.splitlines()])
     return Base(
         tag=tag,
-        commit=pins.commit(read),
+        commit=named,
         torch=pins.torch_version(read),
         cuda=pins.cuda_version(read),
         python=SpecifierSet(pins.python_range(read)),
-        sdist=sdist,
-        wheels={m: archive_of(link, remote_size(link.url)) for m, link in wheels.items()},
-        components=remote_components(wheels["x86_64"].url),
-        deepgemm=next(pin for pin in inner if pin.name == "deepgemm"),
-        inner=inner,
+        archive=None,
+        wheels={},
+        components=(),
+        inner=pins.inner_pins(read, ["CMakeLists.txt", *listing.splitlines()]),
     )
 
 
@@ -114,12 +135,13 @@ def archive_of(link: Link, size: int | None = None, tree: str | None = None) -> 
     return Archive(name=link.name, sha256=link.sha256, size=size, tree=tree)
 
 
-def newest_wheel(links: list[Link], machine: str) -> Link:
-    """The release's wheel for a machine; of two builds, the one with the higher build number."""
+def newest_wheel(links: list[Link], machine: str) -> Link | None:
+    """The release's wheel for a machine; of two builds, the one with the higher build number.
+
+    Old releases have none for aarch64: they are pinned for the machine that they are for.
+    """
     wheels = [link for link in links if link.name.endswith(f"_{machine}.whl")]
-    if not wheels:
-        raise SourceError(f"the index has no {machine} wheel of it", next="python build.py bases")
-    return max(wheels, key=lambda link: parse_wheel_filename(link.name)[2])
+    return max(wheels, key=lambda link: parse_wheel_filename(link.name)[2], default=None)
 
 
 def remote_size(url: str) -> int:
@@ -192,7 +214,7 @@ class RemoteFile(io.RawIOBase):
 
 def newer(bases: Bases) -> list[str]:
     """Releases the index has that are newer than the newest pinned one, oldest first."""
-    latest = bases.releases[-1].version
+    latest = bases.find("latest").version
     sources = (version for version, link in list_files("vllm") if is_source(link))
     found = {
         Version(version)
@@ -206,9 +228,8 @@ def is_source(link: Link) -> bool:
     return link.name.endswith(".tar.gz")
 
 
-def add(project: Project, tags: list[str]) -> Bases:
-    """Pin the releases and write bases.toml anew, the others as they were."""
-    pinned = {tag: pin_release(project, tag) for tag in tags}
+def write_pins(project: Project, pinned: Mapping[str, Base]) -> Bases:
+    """Write bases.toml anew with these, by tag; the others as they were."""
     # Minutes later: what another run has pinned meanwhile stays.
     with hold_folder(project.root, project.cache, "bases.toml"):
         old = load_bases(project.bases_file) if project.bases_file.exists() else None
@@ -248,7 +269,11 @@ def render_base(base: Base) -> str:
     lines += [f"{key} = {quote(value)}" for key, value in plain.items()]
     lines.append(f"python = {quote(canonical(base.python))}")
     lines.append(f"components = [{', '.join(quote(name) for name in base.components)}]")
-    lines.append(f"sdist = {render_archive(base.sdist)}")
+    if base.archive is not None:
+        lines.append(f"sdist = {render_archive(base.archive)}")
+    if base.git is not None:
+        fields = ", ".join(f"{key} = {quote(value)}" for key, value in asdict(base.git).items())
+        lines.append(f"git = {{ {fields} }}")
     for machine, archive in sorted(base.wheels.items(), reverse=True):
         lines.append(f"wheels.{machine} = {render_archive(archive)}")
     lines += [f"inner.{pin.name} = {render_pin(pin)}" for pin in base.inner]
@@ -287,7 +312,7 @@ def table(bases: Bases) -> list[dict[str, str]]:
             "torch": base.torch,
             "cuda": base.cuda,
             "python": canonical(base.python),
-            "deepgemm": base.deepgemm.pin[:9],
+            "deepgemm": base.deepgemm.pin[:9] if base.deepgemm else "-",
         }
         for base in bases.releases
     ]

@@ -19,7 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from recipe.bases.catalog import UNREADABLE, RemoteFile
 from recipe.bases.download import Link, list_release
-from recipe.bases.pins import Reader
+from recipe.bases.pins import Reader, first_of
 from recipe.ground import run
 from recipe.ground.errors import SourceError
 from recipe.objects.gate.members import check_members
@@ -56,7 +56,8 @@ def remote(link: Link) -> zipfile.ZipFile:
 
 def pinned(read: Reader) -> str | None:
     """The version of FlashInfer that a release requires, None where it fixes none."""
-    for line in read("requirements/cuda.txt").splitlines():
+    _, requirements = first_of(read, "requirements/cuda.txt", "requirements-cuda.txt")
+    for line in requirements.splitlines():
         text = line.partition("#")[0].strip()
         try:
             requirement = Requirement(text)

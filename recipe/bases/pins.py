@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from recipe.bases.releases import InnerPin
 from recipe.ground.errors import ConfigError
 
-# Reads a file of the tree as text.
+# Reads a file of the tree as text; ConfigError where the tree has no such file.
 Reader = Callable[[str], str]
 
 CMAKE_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|#[^\n]*|([()])|([^\s()"#]+)', re.DOTALL)
@@ -31,30 +31,54 @@ def text_of(content: bytes, path: str) -> str:
 
 def commit(read: Reader) -> str:
     """The first digits of the release's commit, from the sdist's version file."""
-    found = re.search(r"commit_id = 'g([0-9a-f]{7,40})'", read("vllm/_version.py"))
+    path, text = first_of(read, "vllm/_version.py", "vllm/commit_id.py")  # up to v0.6.3
+    found = re.search(r"""commit(?:_id|__) = ['"]g?([0-9a-f]{7,40})['"]""", text)
     if found is None:
-        raise unknown("vllm/_version.py names no commit")
+        raise unknown(f"{path} names no commit")
     return found[1]
 
 
+def first_of(read: Reader, *paths: str) -> tuple[str, str]:
+    """The first of these files that the tree has, with its text; the error is of the first."""
+    errors = []
+    for path in paths:
+        try:
+            return path, read(path)
+        except ConfigError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def torch_version(read: Reader) -> str:
-    for line in read("requirements/cuda.txt").splitlines():
+    path, requirements = first_of(read, "requirements/cuda.txt", "requirements-cuda.txt")
+    for line in requirements.splitlines():
         text = line.partition("#")[0].strip()
         if re.match(r"torch\s*==", text):
-            with read_as("requirements/cuda.txt"):
+            with read_as(path):
                 return str(next(iter(Requirement(text).specifier)).version)
-    raise unknown("requirements/cuda.txt doesn't fix torch")
+    raise unknown(f"{path} doesn't fix torch")
 
 
 def python_range(read: Reader) -> str:
     with read_as("pyproject.toml"):
-        return str(tomllib.loads(read("pyproject.toml"))["project"]["requires-python"])
+        project = tomllib.loads(read("pyproject.toml")).get("project", {})
+        if "requires-python" in project:
+            return str(project["requires-python"])
+    return in_code(read, "python_requires", r"[<>=!~][\d.,<>=!~ *]*", "setup.py")
 
 
 def cuda_version(read: Reader) -> str:
     """major.minor of the toolkit that upstream's images and wheels are built with."""
-    with read_as("docker/versions.json"):
-        versions = json.loads(read("docker/versions.json"))["variable"]
+    path = "docker/versions.json"
+    try:
+        text = read(path)
+    except ConfigError as lacking:  # in an older release the code says it
+        try:
+            return in_code(read, "MAIN_CUDA_VERSION", r"\d+\.\d+", "setup.py", "vllm/envs.py")
+        except ConfigError:
+            raise lacking from None
+    with read_as(path):
+        versions = json.loads(text)["variable"]
         return ".".join(str(versions["CUDA_VERSION"]["default"]).split(".")[:2])
 
 
@@ -65,6 +89,19 @@ def read_as(path: str) -> Iterator[None]:
         yield
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise unknown(f"{path} can't be read: {type(error).__name__}: {error}") from None
+
+
+def in_code(read: Reader, name: str, pattern: str, *paths: str) -> str:
+    """What one of these files sets a name to, or takes where the environment says nothing."""
+    value = rf"""["']({pattern})["']"""
+    for path in paths:
+        text = read(path)
+        found = re.search(rf"\b{name}\s*=\s*{value}", text) or re.search(
+            rf"""{name}["'],\s*(?:["']["']\)[^\n]*\bor\s+)?{value}""", text
+        )
+        if found is not None:
+            return found[1]
+    raise unknown(f"none of {', '.join(paths)} says {name}")
 
 
 def inner_pins(read: Reader, cmake_files: Iterable[str]) -> tuple[InnerPin, ...]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from recipe.ground.errors import ConfigError, UsageError
+from recipe.ground.errors import ConfigError, Mistyped, UsageError
 from recipe.ground.text import read_text
 from recipe.objects.gate.names import escaped, wrong_file_name
 
@@ -53,13 +54,25 @@ class InnerPin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GitPin:
+    """Where the commit of a base is from that is no release of the index: a branch's head, a
+    candidate, any commit. ref: what it was pinned by. tree: the id of its files.
+    """
+
+    repository: str
+    ref: str
+    tree: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Base:
-    """One pinned upstream release.
+    """One pinned upstream release, or a commit of upstream's.
 
     commit: the release's commit, or the first digits of it that the sdist's version file names.
+    archive or git: where its source is from, one of them.
     torch: the version its wheel requires. cuda: the toolkit its wheel was built with.
-    wheels: the published wheels by machine (x86_64, aarch64). components: the compiled extensions
-    in them. deepgemm: its pin among the inner ones. lifted: pins that the overlay puts in the place
+    wheels: the published wheels by machine (x86_64, aarch64); there may be none. components: the
+    compiled extensions in them. lifted: pins that the overlay puts in the place
     of upstream's, for what is compiled here.
     """
 
@@ -68,16 +81,43 @@ class Base:
     torch: str
     cuda: str
     python: SpecifierSet
-    sdist: Archive
+    archive: Archive | None
     wheels: dict[str, Archive]
     components: tuple[str, ...]
-    deepgemm: InnerPin
     inner: tuple[InnerPin, ...]
     lifted: tuple[InnerPin, ...] = ()
+    git: GitPin | None = None
+
+    @property
+    def sdist(self) -> Archive:
+        """The source archive; ConfigError for a base that is pinned from git."""
+        if self.archive is None:
+            raise ConfigError(
+                f"{self.tag} is pinned from git and has no source archive",
+                next="leave --source out, or: --source git",
+            )
+        return self.archive
+
+    @property
+    def source_id(self) -> str:
+        """What names the content of its source."""
+        return self.git.tree if self.git is not None else self.sdist.sha256
+
+    @property
+    def deepgemm(self) -> InnerPin | None:
+        """Upstream's own pin of it; before v0.20 it was nothing that CMake fetches."""
+        return next((pin for pin in self.inner if pin.name == "deepgemm"), None)
 
     def pin_of(self, name: str) -> InnerPin:
         """What an inner source is compiled from: the overlay's pin or else upstream's."""
-        return next(pin for pin in (*self.lifted, *self.inner) if pin.name == name)
+        for pin in (*self.lifted, *self.inner):
+            if pin.name == name:
+                return pin
+        raise ConfigError(
+            f"{self.tag} has no {name}: its CMake fetches no such source",
+            means="What it is compiled from isn't pinned anywhere.",
+            next="python build.py bases   # lists what each release pins",
+        )
 
     @property
     def version(self) -> Version:
@@ -92,28 +132,62 @@ class Bases:
     releases: tuple[Base, ...]
 
     def find(self, text: str) -> Base:
-        """``v0.33.0`` exactly, ``v0.33`` its newest patch release, ``latest`` the newest."""
+        """``v0.33.0`` exactly, ``v0.33`` its newest patch release, ``latest`` the newest; a branch
+        (``main``) or a commit by what it was pinned by.
+
+        A candidate or a commit between releases is nobody's ``latest``.
+        """
+        finals = [base for base in self.releases if not base.version.is_prerelease]
         if text == "latest":
-            return self.releases[-1]
+            return (finals or self.releases)[-1]
+        for base in reversed(self.releases):
+            by_commit = re.fullmatch(r"[0-9a-f]{7,40}", text) and base.commit.startswith(text)
+            if (base.git is not None and base.git.ref == text) or by_commit:
+                return base
         wanted = text.removeprefix("v")
-        try:
-            release = Version(wanted).release
-        except ValueError:  # InvalidVersion, and what Python says of a number of 5,000 digits
-            raise self.unknown(text) from None
+        if not is_version(wanted):
+            raise self.unknown(text)
+        release = Version(wanted).release
         for base in reversed(self.releases):
             if str(base.version) == wanted:
                 return base
-            if len(release) == 2 and base.version.release[:2] == release:
+            final = not base.version.is_prerelease
+            if len(release) == 2 and final and base.version.release[:2] == release:
                 return base
         raise self.unknown(text)
 
     def unknown(self, text: str) -> UsageError:
-        known = " ".join(base.tag for base in self.releases)
+        tags = [base.tag for base in self.releases]
+        known = " ".join(tags)
+        close = difflib.get_close_matches(text, [*tags, "latest"], n=1)
+        if close and not is_version(text):
+            return Mistyped(
+                f"{text!r} is not a pinned base",
+                typed=text,
+                meant=close[0],
+                means=f"Known: {known}.",
+                next="python build.py bases",
+            )
         return UsageError(
             f"{text!r} is not a pinned base; known: {known}",
             means="A base is pinned in bases.toml by commit and by the hashes of its archives.",
-            next=f"python build.py bases add {text if text.startswith('v') else 'v' + text}",
+            next=f"python build.py bases add {addable(text)}",
         )
+
+
+def addable(text: str) -> str:
+    """What `bases add` takes for a name that isn't pinned: a version's tag, or a branch."""
+    if re.fullmatch(r"\d+(\.\w+)+", text):
+        return f"v{text}"
+    return text if re.fullmatch(r"[A-Za-z0-9_][\w./+-]*", text) else "v0.33.0"
+
+
+def is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except ValueError:  # InvalidVersion, and what Python says of a number of 5,000 digits
+        return False
+    return True
 
 
 def load_bases(path: Path) -> Bases:
@@ -146,20 +220,24 @@ def load_bases(path: Path) -> Bases:
 def parse_base(entry: dict[str, Any], where: str) -> Base:
     tag = str(entry.get("tag", "?"))
     try:
-        inner = parse_pins(entry["inner"])
+        inner = parse_pins(entry.get("inner", {}))
         base = Base(
             tag=tag,
             commit=matched(entry["commit"], r"[0-9a-f]{7,40}", "a commit"),
             torch=entry["torch"],
             cuda=entry["cuda"],
             python=SpecifierSet(entry["python"]),
-            sdist=parse_archive(entry["sdist"]),
-            wheels={m: parse_archive(a) for m, a in entry["wheels"].items()},
+            archive=parse_archive(entry["sdist"]) if "sdist" in entry else None,
+            wheels={m: parse_archive(a) for m, a in entry.get("wheels", {}).items()},
             components=tuple(entry["components"]),
-            deepgemm=next(pin for pin in inner if pin.name == "deepgemm"),
             inner=inner,
             lifted=parse_pins(entry.get("lifted", {})),
+            git=parse_git(entry["git"]) if "git" in entry else None,
         )
+        if (base.archive is None) == (base.git is None):
+            raise ValueError("its source is either an sdist or git")
+        if base.git is not None and len(base.commit) != 40:
+            raise ValueError(f"not a whole commit: {base.commit}")
         names = {pin.name for pin in inner}
         if strange := [pin.name for pin in base.lifted if pin.name not in names]:
             raise ValueError(f"lifted.{strange[0]} lifts a pin that isn't there")
@@ -185,6 +263,14 @@ def parse_pins(entries: dict[str, dict[str, str]]) -> tuple[InnerPin, ...]:
             why=pin.get("why", ""),
         )
         for name, pin in sorted(entries.items())
+    )
+
+
+def parse_git(entry: dict[str, str]) -> GitPin:
+    return GitPin(
+        repository=matched(entry["repository"], r"[^\s-][^\s\0-\x1f]*", "an address"),
+        ref=matched(entry["ref"], r"[A-Za-z0-9_][\w./+-]*", "a branch, a tag or a commit"),
+        tree=matched(entry["tree"], r"[0-9a-f]{40}", "the id of a tree"),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from recipe.bases import pins
+from recipe.bases.address import VLLM_REPOSITORY, git_address
 from recipe.bases.download import fetch
-from recipe.bases.releases import Archive, Base
+from recipe.bases.releases import Archive, Base, GitPin
 from recipe.ground.errors import SourceError, UsageError
 from recipe.ground.lock import hold
 from recipe.ground.log import say
@@ -27,12 +27,11 @@ from recipe.objects.gate.folder import folder_entries
 from recipe.objects.gate.names import Entry, escaped
 from recipe.objects.gate.tar import tar_entries
 from recipe.objects.gate.trees import check_tree
-from recipe.objects.git import Store, open_store
+from recipe.objects.git import NotThere, Store, open_store
 from recipe.objects.ids import import_id, tree_id
 
 # Bump when the way an archive becomes a tree changes.
 IMPORTER = 1
-VLLM_REPOSITORY = "https://github.com/vllm-project/vllm.git"
 # An sdist, its tree in the store, and room for the pack while it is written.
 ROOM_BYTES = 400 * 2**20
 
@@ -68,25 +67,41 @@ def upstream_source(
 
 def vllm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
     """The base's tree. source: auto or sdist (the pinned archive), git, a git URL or a folder."""
+    address = git_address(source)
+    if base.git is not None and (source == "auto" or address is not None):
+        return from_pin(project, base, base.git, address=address, offline=offline)
     if source in ("auto", Kind.SDIST):
         return from_sdist(project, base, offline=offline)
-    if source == Kind.GIT or is_url(source):
-        url = VLLM_REPOSITORY if source == Kind.GIT else source
-        return from_tag(project, base, url=url, offline=offline)
+    if address is not None:
+        return from_tag(project, base, url=address, offline=offline)
     return from_folder(project, Path(source), upstream="vllm")
 
 
 def deepgemm_source(project: Project, base: Base, *, source: str, offline: bool) -> Source:
     """DeepGEMM's tree. source: git for the pinned repository, a git URL or a folder."""
-    if source in ("auto", Kind.GIT) or is_url(source):
+    address = git_address(source)
+    if source == "auto" or address is not None:
         pin = base.pin_of("deepgemm")
-        url = source if is_url(source) else pin.repository
+        url = pin.repository if address in (None, VLLM_REPOSITORY) else address
         return from_revision(project, url=url, commit=pin.pin, offline=offline)
     return from_folder(project, Path(source), upstream="deepgemm")
 
 
-def is_url(text: str) -> bool:
-    return bool(re.match(r"[a-z+]+://|[\w.-]+@[\w.-]+:", text))
+def from_pin(
+    project: Project, base: Base, pin: GitPin, *, address: str | None, offline: bool
+) -> Source:
+    """The commit of a base that is pinned from git. address: where else than it was pinned from."""
+    found = from_revision(
+        project, url=address or pin.repository, commit=base.commit, offline=offline
+    )
+    tree = store_of(project).tree_of(found.commit)
+    if tree != pin.tree:
+        raise SourceError(
+            f"{base.tag}: commit {base.commit} holds the tree {tree}; bases.toml pins {pin.tree}",
+            means="The pins of this base contradict each other.",
+            next=f"python build.py bases add {pin.ref}",
+        )
+    return found
 
 
 def from_sdist(project: Project, base: Base, *, offline: bool) -> Source:
@@ -177,17 +192,31 @@ def archive_origin(archive: Archive) -> str:
 
 
 def from_sdists(project: Project, bases: Sequence[Base], *, offline: bool) -> dict[str, str]:
-    """The commit of each base's tree, by tag, from the pinned archives."""
-    wanted = [(base.sdist, str(base.version)) for base in bases]
+    """The commit of each base's tree, by tag: from the pinned archives, and from git where a base
+    is no release."""
+    released = [base for base in bases if base.git is None]
+    wanted = [(base.sdist, str(base.version)) for base in released]
     store, commits = import_sdists(project, wanted, offline=offline)
-    for base, commit in zip(bases, commits, strict=True):
+    for base, commit in zip(released, commits, strict=True):
         check_release(store, base, commit)
-    return {base.tag: commit for base, commit in zip(bases, commits, strict=True)}
+    found = {base.tag: commit for base, commit in zip(released, commits, strict=True)}
+    for base in bases:
+        if base.git is not None:
+            found[base.tag] = from_pin(
+                project, base, base.git, address=None, offline=offline
+            ).commit
+    return {base.tag: found[base.tag] for base in bases}
 
 
 def check_release(store: Store, base: Base, commit: str) -> None:
     """The archive's own version file must name the pinned commit."""
-    named = pins.commit(lambda path: pins.text_of(store.read(commit, path), path))
+
+    def read(path: str) -> str:
+        if not store.has_path(commit, path):
+            raise pins.unknown(f"{base.tag} has no {path}")
+        return pins.text_of(store.read(commit, path), path)
+
+    named = pins.commit(read)
     if not base.commit.startswith(named) and not named.startswith(base.commit):
         raise SourceError(
             f"{base.sdist.name} says it was made from commit {named}; "
@@ -284,8 +313,8 @@ def from_folder(project: Project, folder: Path, *, upstream: str) -> Source:
     return Source(kind=Kind.FOLDER, commit=commit, origin=f"a folder, tree {tree}, not verified")
 
 
-def not_cached(what: str) -> SourceError:
-    return SourceError(
+def not_cached(what: str) -> NotThere:
+    return NotThere(
         f"{what} is not in the object store and --offline was given",
         means="Nothing was changed.",
         next="run once without --offline",

@@ -7,7 +7,9 @@ import json
 import os
 import platform as machine_info
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,10 @@ from packaging.utils import parse_wheel_filename
 from recipe.bases.download import fetch
 from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import store_of
-from recipe.build.plan import Plan, make_plan, wanted, wheel_changes
+from recipe.build.edit import edit_of, extensions_of
+from recipe.build.plan import Plan, make_plan, wanted
 from recipe.build.testing import Outcome, test_wheel
-from recipe.compile.native.members import replaced, with_files
-from recipe.compile.native.stage import Native, as_built, as_report, carry_out
+from recipe.compile.native.stage import Native, as_report, carry_out
 from recipe.compile.native.wanted import NativeOptions
 from recipe.compile.toolchain.python import find_python
 from recipe.ground import scratch
@@ -29,13 +31,15 @@ from recipe.ground.errors import AuditError, MachineError, TestsFailed
 from recipe.ground.lock import hold_folder
 from recipe.ground.log import Log
 from recipe.ground.project import Project
-from recipe.ground.run import check_disk, disk_full
+from recipe.ground.run import check_disk, disk_full, output
+from recipe.wheel import sign, statement
 from recipe.wheel.check import binaries_tag, check_wheel, platform_tag, tag_of
 from recipe.wheel.components import Component
-from recipe.wheel.record import Changes, missing, record_files
-from recipe.wheel.write import Edit, names_in, wheel_name, write_wheel
+from recipe.wheel.record import missing
+from recipe.wheel.write import wheel_name, write_wheel
 
 SCHEMA = 1
+REPORT = ".build.json"  # behind a wheel's name
 FAILED = "failed"  # the folder under --out for wheels whose tests failed
 
 
@@ -52,6 +56,7 @@ class Options:
     test_torch: str | None
     python: str | None
     native: NativeOptions
+    sign_key: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Built:
 
 def build(project: Project, bases: Bases, base: Base, options: Options, log: Log) -> Built:
     scratch.check_writable(options.out, "--out")
+    if options.sign_key:
+        sign.try_out(options.sign_key, project.cache)
     if options.test:
         find_python(base, options.python)  # a wrong --python is said before minutes of work
     with log.stage("plan", f"Applying the series to {base.tag}"):
@@ -151,38 +158,19 @@ def assemble(
     project: Project, plan: Plan, published: Path, native: Native, tag: str, work: Path
 ) -> Assembled:
     check_disk(work.parent, published.stat().st_size + (64 << 20), f"a wheel in {work.parent}")
-    files, before, removed = wheel_changes(store_of(project), plan)
-    binaries = native.binaries
-    upstreams = members = names_in(published)
-    if native.whole:  # made of the patched tree, so there is nothing upstream's to find in it
-        published, before = native.whole.built.wheel, {}
-        members = names_in(published)
-    found = with_files(native.settled.components, upstreams, members, native)
-    removed |= replaced(members, native)
-    made = Changes(
-        components=found, files=files, before=before, removed=removed, built=as_built(native)
-    )
-    edit = Edit(
-        version=plan.version,
-        platform=tag,
-        before=before,
-        files=files,
-        removed=frozenset(removed),
-        record=record_files(plan, made),
-        binaries=binaries,
-    )
+    made = edit_of(project, plan, published, extensions_of(native, plan), tag)
     try:
         with work.open("wb") as target:
-            write_wheel(published, target, edit)
+            write_wheel(made.wheel, target, made.edit)
             target.flush()
             os.fsync(target.fileno())
     except OSError as error:
         raise disk_full(work.parent, f"the wheel could not be written: {error}") from None
     return Assembled(
         name=wheel_name(plan.published.name, plan.version, tag),
-        components=found,
-        expected={name: sha256(content) for name, content in files.items()}
-        | {name: sha256_of(path) for name, path in binaries.items()},
+        components=made.components,
+        expected={name: sha256(content) for name, content in made.edit.files.items()}
+        | {name: sha256_of(path) for name, path in native.binaries.items()},
     )
 
 
@@ -207,9 +195,40 @@ def finish(
     wheel = options.out / made.name
     report = report_of(plan, made, native, outcome, log, staged)
     staged.replace(wheel)
-    text = json.dumps(report, indent=1) + "\n"
-    scratch.write_whole(wheel.with_name(wheel.name + ".build.json"), text.encode())
+    text = (json.dumps(report, indent=1) + "\n").encode()
+    scratch.write_whole(wheel.with_name(wheel.name + REPORT), text)
+    state(plan, options, wheel, report, text)
     return Built(wheel=wheel, report=report)
+
+
+def state(
+    plan: Plan, options: Options, wheel: Path, report: Mapping[str, Any], text: bytes
+) -> None:
+    """Write the statement beside a wheel and its report, and sign it if a key was named."""
+    path = statement.beside(wheel)
+    content = statement.statement(
+        plan,
+        subject={wheel.name: report["sha256"]},
+        asked={
+            "base": plan.base.tag,
+            "arch": options.arch,
+            "platform": report["platform"],
+            "native": options.native.choice.text,
+            "source": plan.source.origin,
+        },
+        tools={
+            "auditwheel": version_of("auditwheel"),
+            "git": output(["git", "--version"]).decode().split()[-1],
+            "python": machine_info.python_version(),
+        },
+        report={wheel.name + REPORT: sha256(text)},
+        tests=report["tests"],
+    )
+    scratch.write_whole(path, content)
+    for suffix in sign.SUFFIX.values():  # of another statement
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    if options.sign_key:
+        sign.sign(path, options.sign_key)
 
 
 def tests(project: Project, plan: Plan, options: Options, log: Log, wheel: Path) -> Outcome:

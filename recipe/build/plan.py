@@ -68,6 +68,8 @@ def make_plan(
         platform=tag,
         version=f"{base.version}+sm12x.{bases.revision}",
         not_carried=not_carried(applied),
+        source_tree=store.tree_of(applied.base),
+        tree=store.tree_of(applied.head),
         deepgemm=deepgemm.of_base(store, upstream.commit, base, given),
     )
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.bases.releases import Base, Bases, load_bases
@@ -21,11 +22,27 @@ def add_bases(verbs: Any, name: str) -> None:
         verbs, name, "list the pinned releases, pin one, or look for newer ones", run_bases
     )
     parser.add_argument("action", nargs="?", choices=("list", "add", "check"), default="list")
-    parser.add_argument("tags", nargs="*", metavar="vX.Y.Z", help="releases to pin")
+    parser.add_argument(
+        "tags", nargs="*", metavar="BASE", help="what to pin: vX.Y.Z, a candidate, main, a commit"
+    )
+    parser.add_argument(
+        "--source",
+        default="auto",
+        help="auto: the index, and upstream's repository for what it hasn't got; git; a git URL; "
+        "a mirror on this disk",
+    )
+    parser.add_argument(
+        "--wheel",
+        action="append",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="take the binaries of a commit from this wheel (again for another machine's)",
+    )
 
 
 def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
-    from recipe.bases import catalog
+    from recipe.bases import catalog, commit
     from recipe.ground.errors import UsageError
 
     if options.action == "check":
@@ -36,7 +53,8 @@ def run_bases(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     if options.action == "add":
         if not options.tags:
             raise UsageError("no release was named", next="python build.py bases add v0.33.0")
-        return show_moved(options, project, catalog.add(project, options.tags))
+        wanted = commit.Wanted(names=options.tags, source=options.source, wheels=options.wheel)
+        return show_moved(options, project, commit.add(project, wanted))
     rows = catalog.table(load_bases(project.bases_file))
     columns = list(rows[0])
     width = {c: max(len(c), *(len(row[c]) for row in rows)) for c in columns}
@@ -59,25 +77,27 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
     from recipe.series.topics import read_series
 
     patches = read_series(project)
+    pinned = [bases.find(name) for name in options.tags]
+    tags = [base.tag for base in pinned]
     found = [
         move
         for old, new in pairwise(bases.releases)
-        if new.tag in options.tags
+        if new.tag in tags
         for move in moved(old, new, [p for p in patches if p.bases.contains(old.version)])
     ]
-    lines = [f"pinned {' '.join(options.tags)} in bases.toml"]
+    lines = [f"pinned {' '.join(tags)} in bases.toml"]
     for move in found:
         touched = f" (touched by {', '.join(move.patches)})" if move.patches else ""
         lines.append(f"{move.base} {move.pin}{touched}\n  - {move.old}\n  + {move.new}")
-    carried = {base.tag: deepgemm_of(project, base) for base in map(bases.find, options.tags)}
+    carried = {base.tag: deepgemm_of(project, base) for base in pinned}
     for tag, one in carried.items():
         lines += [tag, *(f"  {line}" for line in deepgemm.as_lines(one))]
-    served = {base.tag: paths_of(project, base) for base in map(bases.find, options.tags)}
+    served = {base.tag: paths_of(project, base) for base in pinned}
     for tag, told in served.items():
         lines += [tag, *(f"  {line}" for line in flashinfer.as_lines(told))]
     show(options, "\n".join(lines))
     return {
-        "pinned": options.tags,
+        "pinned": tags,
         "moved": [asdict(move) for move in found],
         "deepgemm": {tag: deepgemm.as_json(one) for tag, one in carried.items()},
         "paths": {tag: flashinfer.as_json(told) for tag, told in served.items()},
@@ -87,14 +107,12 @@ def show_moved(options: argparse.Namespace, project: Project, bases: Bases) -> d
 def paths_of(project: Project, base: Base) -> Told:
     """Who serves each model on SM12x in a release that was just pinned."""
     from recipe.bases import flashinfer
-    from recipe.bases.pins import text_of
+    from recipe.bases.catalog import reader
     from recipe.bases.sources import from_sdists, store_of
 
     commit, store = from_sdists(project, [base], offline=True)[base.tag], store_of(project)
     overlay = project.root / "overlay" / "vllm"
-    return flashinfer.tell(
-        overlay, str(base.version), lambda path: text_of(store.read(commit, path), path)
-    )
+    return flashinfer.tell(overlay, str(base.version), reader(store, commit, base.tag))
 
 
 def deepgemm_of(project: Project, base: Base) -> DeepGemm:

@@ -149,7 +149,8 @@ def wanted_compilers(project: Project) -> dict[str, Version]:
     found = {}
     for base in releases:
         with suppress(RecipeError):  # a damaged store is said by whoever looks at it
-            commit = store.commit_of(sdist_ref(base.sdist))
+            ref = sdist_ref(base.archive) if base.archive else f"refs/sm12x/revision/{base.commit}"
+            commit = store.commit_of(ref)
             if commit is not None:
                 text = store.read(commit, "CMakeLists.txt").decode()
                 found[base.tag] = host_compiler.wanted_gcc(text)

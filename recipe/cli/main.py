@@ -11,19 +11,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from recipe.cli.failure import CACHE_NEXT, explained, unforeseen
+from recipe.cli.usage import DescribedHelp, Parser, retyped
 from recipe.cli.verbs import VERBS
-from recipe.ground.errors import INTERRUPTED
+from recipe.ground.errors import INTERRUPTED, UsageError
 from recipe.ground.log import say
 from recipe.ground.project import open_project
 from recipe.ground.secret import hidden
 
 DESCRIPTION = """\
-From a vLLM release tag to a tested SM12x wheel. Without a verb, `build` is meant:
+From a vLLM release tag to a tested SM12x wheel. Options without a verb are build's:
 
   python build.py --base v0.33.0 --arch 12.1      a tested wheel in dist/
   python build.py plan --base v0.33.0             what that would do, and why
@@ -60,6 +61,7 @@ def failed(
     error: BaseException, options: argparse.Namespace | None, arguments: Sequence[str]
 ) -> int:
     """Tell a person and, if it was asked for, a program what went wrong; the exit code."""
+    as_json = options.json if options is not None else "--json" in arguments
     if isinstance(error, BrokenPipeError):  # whoever read our output has ended
         close_output()
         return INTERRUPTED
@@ -67,9 +69,11 @@ def failed(
     told = explained(error, places)
     if told is None:
         told = unforeseen(error, arguments, [place / "reports" for place in places.values()][:1])
+    if isinstance(error, UsageError) and (again := retyped(error, arguments)):
+        told = replace(told, next=again)
     try:
         say(f"\n{told.what}" if told.exit_code == INTERRUPTED else told.text)
-        if options is not None and options.json:
+        if as_json:
             words = {"what": hidden(told.what), "means": hidden(told.means)}
             answer = {"exit_code": told.exit_code, **words, "next": hidden(told.next)}
             emit({"error": answer})
@@ -123,27 +127,34 @@ def emit(document: dict[str, Any]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    asks_help = bool(arguments) and arguments[0] in ("-h", "--help")
-    if not asks_help and (not arguments or arguments[0] not in VERBS) and named_option(arguments):
-        arguments.insert(0, "build")
-    return every_verb().parse_args(arguments)
-
-
-@cache
-def every_verb() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="build.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    """What was asked for; UsageError where that isn't clear, SystemExit after help."""
+    parser = Parser(
+        prog="build.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=DescribedHelp
     )
+    parser.add_argument("--version", action=Version, help="say what this is, and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, add in VERBS.items():
         add(verbs, name)
-    return parser
+    if not arguments:
+        parser.print_help()
+        raise SystemExit(UsageError.exit_code)
+    # Without a verb only options may come: a misspelled verb mustn't start a build.
+    if arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        arguments.insert(0, "build")
+    options, strays = parser.parse_known_args(arguments)
+    if strays:
+        raise verbs.choices[options.verb].strays(strays)
+    return options
 
 
-def named_option(arguments: list[str]) -> bool:
-    """Without a verb only options may come: a misspelled verb mustn't start a build."""
-    return not arguments or arguments[0].startswith("-")
+class Version(argparse.Action):
+    """Prints the version of the recipe, of what it works on, and of its Python."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, nargs=0, default=argparse.SUPPRESS)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from recipe.cli.version import version
+
+        print(version(open_project()))
+        parser.exit()

@@ -18,8 +18,6 @@ def verb(verbs: Any, name: str, help: str, run: Verb) -> argparse.ArgumentParser
         name,
         help=help,
         description=help[0].upper() + help[1:] + ".",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=run)
@@ -44,31 +42,34 @@ def add_offline(parser: argparse.ArgumentParser) -> None:
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", default=DEFAULT_ARCH, help="TORCH_CUDA_ARCH_LIST of the build")
-    parser.add_argument(
+    """What a wheel is for, and how its components are compiled."""
+    target = parser.add_argument_group("what the wheel is for")
+    target.add_argument("--arch", default=DEFAULT_ARCH, help="TORCH_CUDA_ARCH_LIST of the build")
+    target.add_argument(
         "--platform", default="auto", help="x86_64, aarch64 or a tag: manylinux_2_28_aarch64"
     )
-    parser.add_argument(
+    target.add_argument("--python", metavar="3.N", help="compile and test with this Python")
+    compiling = parser.add_argument_group("what is compiled")
+    compiling.add_argument(
         "--native",
         default="auto",
         help="auto: compile what the series and --arch make stale; none: take upstream's binaries; "
         "all: compile everything; or components by name: _moe_C,_C",
     )
-    parser.add_argument(
+    compiling.add_argument(
         "--sources",
         action="append",
         default=[],
         metavar="DIR|NAME=PATH",
         help="inner sources to compile from: a folder of them, or one by name (again for more)",
     )
-    parser.add_argument("--jobs", type=positive, help="compilers at once (default: by memory)")
-    parser.add_argument(
+    compiling.add_argument("--jobs", type=positive, help="compilers at once (default: by memory)")
+    compiling.add_argument(
         "--compiler-cache",
         choices=("auto", "ccache", "sccache", "none"),
         default="auto",
         help="auto: sccache if the environment names a shared cache, else ccache if it is there",
     )
-    parser.add_argument("--python", metavar="3.N", help="compile and test with this Python")
 
 
 def positive(text: str) -> int:

@@ -24,6 +24,7 @@ from recipe.cli.wheel.audit import add_audit
 from recipe.cli.wheel.build import add_build
 from recipe.cli.wheel.index import add_index
 from recipe.cli.wheel.plan import add_plan
+from recipe.cli.wheel.verify import add_verify
 
 VERBS: dict[str, Callable[[Any, str], None]] = {
     "build": add_build,
@@ -38,6 +39,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "bisect": add_bisect,
     "audit": add_audit,
     "index": add_index,
+    "verify": add_verify,
     "bases": add_bases,
     "test": add_test,
     "doctor": add_doctor,

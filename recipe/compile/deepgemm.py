@@ -166,6 +166,8 @@ def changed(use: Use, new: tuple[Argument, ...], old: tuple[Argument, ...]) -> s
 
 def of_base(store: Store, commit: str, base: Base, given: Given | None = None) -> DeepGemm:
     """What the vLLM tree at `commit` has of DeepGEMM; it is read only where the pin is lifted."""
+    if base.deepgemm is None:
+        return none_of_it()
     pin = base.pin_of("deepgemm")
     uses = uses_of(store, commit) if pin.pin != base.deepgemm.pin else ()
     named = given is not None and given.has(pin)
@@ -177,6 +179,8 @@ def describe(
     base: Base, uses: Iterable[Use], facts: Mapping[str, Known], *, at_hand: bool = False
 ) -> DeepGemm:
     """The DeepGEMM of a base's published wheel, and whether vLLM can use the pinned one."""
+    if base.deepgemm is None:
+        return none_of_it()
     pin = base.pin_of("deepgemm").pin
     own = base.deepgemm.pin
     new = facts.get(pin)
@@ -191,6 +195,13 @@ def describe(
         pinned_sm12x=sm12x(new),
         problems=problems,
         at_hand=at_hand,
+    )
+
+
+def none_of_it() -> DeepGemm:
+    """Of a release whose CMake fetches none: up to v0.19 it was installed by hand."""
+    return DeepGemm(
+        carried="", pinned="", carried_sm12x=None, pinned_sm12x=None, problems=(), at_hand=False
     )
 
 
@@ -231,6 +242,8 @@ def check_usable(deepgemm: DeepGemm) -> None:
 
 def meaning(deepgemm: DeepGemm) -> str:
     """What a user of a 12.x GPU gets from it, in a sentence."""
+    if not deepgemm.carried:
+        return "no DeepGEMM is in this release's wheel, nor does its CMake fetch one"
     if deepgemm.carried_sm12x is None:
         return f"what it has for 12.x isn't known; {WRITE_FACTS} reads it from a wheel"
     if deepgemm.carried_sm12x:
@@ -256,7 +269,7 @@ def as_json(deepgemm: DeepGemm) -> dict[str, Any]:
 
 
 def as_lines(deepgemm: DeepGemm) -> list[str]:
-    lines = [f"deepgemm   {deepgemm.carried[:9]} {meaning(deepgemm)}"]
+    lines = [f"deepgemm   {deepgemm.carried[:9] or 'none'} {meaning(deepgemm)}"]
     if deepgemm.if_fetched:
         lines.append(
             f"  if its source can be fetched, {deepgemm.pinned[:9]} is compiled; "

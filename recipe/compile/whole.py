@@ -20,7 +20,7 @@ from recipe.compile.toolchain.compiler_cache import CompilerCache, Hits, hits
 from recipe.compile.toolchain.environment import NativeEnv
 from recipe.ground import run
 from recipe.ground.errors import CompileError, MachineError, SourceError
-from recipe.wheel.write import DATE_SECONDS
+from recipe.wheel.layout import DATE_SECONDS
 
 # A CUDA build of every extension and its objects, unpacked.
 ROOM_BYTES = 12 << 30

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipe.follow.nearby import Line, near_lines
+from recipe.follow.prose import prose_at
 from recipe.follow.upstreamed import own_hunks
 from recipe.objects.git import Store
 from recipe.objects.hunks import read_hunks
@@ -34,7 +35,9 @@ def footprint(store: Store, before: str, after: str, release: str) -> Footprint:
     diff = b""
     if paths:
         diff = store.git("diff", "-U0", "--no-renames", before, release, "--", *paths)
-    near = near_lines(ours, read_hunks(diff))
+    prose = {path: prose_at(store, release, path) for path in paths}
+    own_prose = {path: prose_at(store, after, path) for path in paths}
+    near = near_lines(ours, read_hunks(diff), prose=prose, own_prose=own_prose)
     alike = tuple(line for line in near if line.alike)
     touching = tuple(line for line in near if line.touching)
     return Footprint(release=release, lines=alike or touching[:MOST_LINES])

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from recipe.objects.hunks import Hunk
@@ -31,21 +31,37 @@ class Line:
         return f"{self.path}:{self.number} {self.text.decode('utf-8', 'replace')}"
 
 
-def near_lines(ours: Iterable[Hunk], theirs: Iterable[Hunk]) -> tuple[Line, ...]:
-    """Upstream's added lines near the patch's. Both diffs are without context, of one old file."""
+def near_lines(
+    ours: Iterable[Hunk],
+    theirs: Iterable[Hunk],
+    *,
+    prose: Mapping[str, Collection[int]],
+    own_prose: Mapping[str, Collection[int]],
+) -> tuple[Line, ...]:
+    """Upstream's added lines near the patch's. Both diffs are without context, of one old file.
+
+    prose, own_prose: by path, the lines of upstream's file and of ours that are comments or
+    docstrings: people word the same thing alike, whatever the code does.
+    """
     own_by_path: dict[str, list[Hunk]] = {}
     for hunk in ours:
         own_by_path.setdefault(hunk.path, []).append(hunk)
     found = []
     for hunk in theirs:
         own = [one for one in own_by_path.get(hunk.path, ()) if distance(one, hunk) <= NEAR_LINES]
-        mine = [line.strip() for one in own for line in one.added()]
+        mine = [
+            line.strip()
+            for one in own
+            for number, line in enumerate(one.added(), one.new_start)
+            if number not in own_prose.get(one.path, ())
+        ]
         touching = any(distance(one, hunk) == 0 for one in own)
         for number, line in enumerate(hunk.added() if own else (), hunk.new_start):
             text = line.strip()
             if len(text) < LEAST_LETTERS:
                 continue
-            alike = any(is_like(text, other) for other in mine)
+            said = number in prose.get(hunk.path, ())
+            alike = not said and any(is_like(text, other) for other in mine)
             found.append(
                 Line(path=hunk.path, number=number, text=text, touching=touching, alike=alike)
             )

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from recipe.follow.nearby import near_lines
+from recipe.follow.prose import prose_at
 from recipe.follow.upstreamed import (
     Releases,
     Signal,
@@ -22,7 +23,7 @@ from recipe.follow.upstreamed import (
     taken_off,
 )
 from recipe.objects.git import DoesNotApply, Store
-from recipe.objects.hunks import change_of, read_hunks
+from recipe.objects.hunks import Hunk, change_of, read_hunks
 from recipe.objects.threeway import Conflict, Merge, merge
 from recipe.series.patch import Patch
 
@@ -48,9 +49,10 @@ class Followed:
     """One patch on the stack of a release.
 
     tree: the stack with the patch on it (with markers for a conflict; the stack itself where
-    upstream has it). hunks: how many the patch has; taken: how many of its changes upstream's diff
-    has by patch-id. kept: its added and removed lines are those of the file, so nobody needs to
-    look again. renames: (from, to) of upstream files. evidence: what was seen, for a person.
+    upstream has it). hunks: how many the patch has; taken: how many of them upstream's diff has,
+    every change of the hunk by patch-id. kept: its added and removed lines are those of the file,
+    so nobody needs to look again. renames: (from, to) of upstream files. evidence: what was seen,
+    for a person.
     """
 
     patch: Patch
@@ -115,7 +117,8 @@ def places(store: Store, patch: Patch, stack: str, tree: str) -> list[str]:
 
 def follow(case: Case) -> Followed:
     """What the patch is on the stack: exactly, taken by upstream, merged, or in conflict."""
-    hunks = len(read_hunks(case.patch.content))
+    # As it is where it is known to apply: what upstream has of it is counted in the same hunks.
+    hunks = len(change_hunks(case))
     merged = merge(case.store, before=case.before, after=case.after, stack=case.stack)
     exact = apply_exactly(case.store, case.patch, case.stack)
     if isinstance(exact, str):
@@ -131,6 +134,22 @@ def follow(case: Case) -> Followed:
         hunks=hunks,
         evidence=(*where, *look(case)),
     )
+
+
+def change_hunks(case: Case) -> tuple[Hunk, ...]:
+    return read_hunks(case.store.git("diff", "--no-renames", case.before, case.after))
+
+
+def whole_hunks(case: Case, places_upstream: list[str]) -> int:
+    """How many hunks of the patch upstream has all changes of. places_upstream: one a change."""
+    ours = own_hunks(case.store, case.before, case.after)
+    found = list(zip(ours, places_upstream, strict=True))
+
+    def within(hunk: Hunk) -> list[str]:
+        start, end = hunk.new_start, hunk.new_start + hunk.new_count
+        return [p for o, p in found if o.path == hunk.path and start <= o.new_start <= end]
+
+    return sum(bool(places) and all(places) for places in map(within, change_hunks(case)))
 
 
 def not_exactly(case: Case, hunks: int, why: str, merged: Merge) -> Followed:
@@ -157,14 +176,17 @@ def not_exactly(case: Case, hunks: int, why: str, merged: Merge) -> Followed:
             signals=seen,
             evidence=tuple(map(str, seen)),
         )
-    partly = [f"upstream has {p} already (patch-id)" for p in places_upstream if p]
+    there = [p for p in places_upstream if p]
+    partly = [f"upstream has {p} already (patch-id)" for p in there]
+    if there:
+        partly.insert(0, f"{len(there)} of {len(places_upstream)} changes are upstream's")
     found = Followed(
         patch=case.patch,
         outcome=Outcome.MERGED,
         tree=merged.tree,
         hunks=hunks,
         kept=not any(proofs),
-        taken=sum(map(bool, places_upstream)),
+        taken=whole_hunks(case, places_upstream),
         signals=seen,
         evidence=(*partly, *map(str, seen), f"not exactly: {why}"),
     )
@@ -235,10 +257,13 @@ def look(case: Case) -> tuple[str, ...]:
         return ()
     span = (case.releases.old, case.releases.new)
     theirs = read_hunks(store.git("diff", "--unified=0", "--no-renames", *span, "--", *paths))
-    near = near_lines(ours, theirs)
+    prose = {path: prose_at(store, case.releases.new, path) for path in paths}
+    own_prose = {path: prose_at(store, case.after, path) for path in paths}
+    near = near_lines(ours, theirs, prose=prose, own_prose=own_prose)
     alike = tuple(f"{ALIKE}: {line}" for line in near if line.alike)
     if alike:
         return alike
     return tuple(
-        f"look: upstream changed {line.path}:{line.number}, next to it" for line in near[:1]
+        f"look: upstream changed {line.path}:{line.number}, next to it"
+        for line in [one for one in near if one.number not in prose[one.path]][:1]
     )

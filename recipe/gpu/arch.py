@@ -16,7 +16,7 @@ from enum import StrEnum
 
 from packaging.version import Version
 
-from recipe.ground.errors import ConfigError, UsageError
+from recipe.ground.errors import ConfigError, Mistyped, UsageError
 
 KNOWN = tuple(
     f"{number}{suffix}"
@@ -26,6 +26,12 @@ KNOWN = tuple(
         **dict.fromkeys(("10.0", "10.1", "10.3", "10.7", "11.0", "12.0", "12.1"), ("", "a", "f")),
     }.items()
     for suffix in suffixes
+)
+# How nvcc, PyTorch, CMake and people write one: with the toolkit's version behind it, or without
+# the dot.
+SPELLINGS = re.compile(
+    r"(?:sm|compute|lto|arch|cuda)?[_-]?(?P<major>\d{1,2})\.?(?P<minor>\d)(?P<suffix>[af]?)"
+    r"(?:-real|-virtual)?(?P<ptx>\+ptx)?(?:\([\d.]*\))?"
 )
 # From this release on upstream matches equal numbers before it looks at families.
 EXACT_FIRST = Version("0.27")
@@ -77,6 +83,14 @@ def read_list(text: str) -> tuple[str, ...]:
     """``12.0;12.1`` (or with blanks or commas) as a list; UsageError for an unknown one."""
     asked = tuple(dict.fromkeys(part for part in re.split(r"[;,\s]+", text) if part))
     unknown = [part for part in asked if part.removesuffix("+PTX") not in KNOWN]
+    meant = [dotted(part) for part in asked]
+    if unknown and all(meant):
+        raise Mistyped(
+            f"--arch {text!r}: architectures are written as in TORCH_CUDA_ARCH_LIST",
+            typed=text,
+            meant=";".join(dict.fromkeys(part for part in meant if part)),
+            next="python build.py --arch '12.0;12.1'   # RTX PRO 6000 and 5090; DGX Spark",
+        )
     if unknown or not asked:
         raise UsageError(
             f"--arch {text!r}: no such architecture: {', '.join(unknown) or '(nothing named)'}",
@@ -84,6 +98,16 @@ def read_list(text: str) -> tuple[str, ...]:
             next="python build.py --arch '12.0;12.1'   # RTX PRO 6000 and 5090; DGX Spark",
         )
     return asked
+
+
+def dotted(part: str) -> str:
+    """``sm_121a``, ``compute_121``, ``120`` or ``12.1(2.0)`` as this list names it; "" if none."""
+    found = SPELLINGS.fullmatch(part.lower())
+    if not found:
+        return ""
+    name = f"{found['major']}.{found['minor']}{found['suffix']}"
+    plus = "+PTX" if found["ptx"] else ""
+    return name + plus if name in KNOWN else ""
 
 
 def parse(text: str) -> tuple[str, ...]:

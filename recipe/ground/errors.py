@@ -37,6 +37,20 @@ class UsageError(RecipeError):
     exit_code = 2
 
 
+class Mistyped(UsageError):
+    """A word of the command line that isn't known but is close to one that is.
+
+    typed: the word; meant: the one to type instead.
+    """
+
+    def __init__(
+        self, what: str, *, typed: str, meant: str, means: str = "", next: str = ""
+    ) -> None:
+        super().__init__(f"{what}; did you mean {meant}?", means=means, next=next)
+        self.typed = typed
+        self.meant = meant
+
+
 class ConfigError(RecipeError):
     """bases.toml, series.txt, a patch header or the overlay is malformed."""
 

@@ -40,6 +40,10 @@ class DoesNotApply(Exception):
         self.lines = [line.removeprefix("error: ") for line in reason.splitlines() if line]
 
 
+class NotThere(SourceError):
+    """A remote that hasn't got a tag, or that doesn't answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """One path that differs between two trees; status is git's letter (A, M, D, T)."""
@@ -231,7 +235,7 @@ class Store:
             self.fetch(url, f"+refs/tags/{tag}:{ref}", "--depth=1")
             return self.text("rev-parse", "--verify", f"{ref}^{{commit}}")
         except run.CommandFailed as error:
-            raise SourceError(
+            raise NotThere(
                 f"tag {tag} could not be fetched from {plain(url)}: {error.stderr.strip()}",
                 means="No source was changed.",
                 next="check the address and the network, or build from the archive: --source sdist",

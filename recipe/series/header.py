@@ -29,7 +29,9 @@ def set_trailer(content: bytes, name: str, value: str | None) -> bytes:
         lines[position : position + 1] = new
     else:
         later = KNOWN[KNOWN.index(name) + 1 :]
-        position = next((i for i, found in enumerate(names) if found in later), len(lines))
+        known = [i for i, found in enumerate(names) if found in KNOWN]
+        after = known[-1] + 1 if known else len(lines)  # before a sign-off
+        position = next((i for i, found in enumerate(names) if found in later), after)
         lines[position:position] = new
     return content[:start] + b"\n".join(lines) + content[end:]
 

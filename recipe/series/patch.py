@@ -14,9 +14,11 @@ from recipe.ground.errors import ConfigError
 from recipe.objects.gate.names import escaped, wrong_with
 from recipe.series.carried import not_carried
 from recipe.series.diff import outside_hunks, touched_paths, wrong_lines
-from recipe.series.mail import mail_fields, misread, unreadable
+from recipe.series.mail import FIELDS, mail_fields, misread, unreadable
 
-TRAILER = re.compile(r"([A-Z][A-Za-z]*(?:-[A-Z][A-Za-z]*)*): (.+)")
+TRAILER = re.compile(r"([A-Z][A-Za-z]*(?:-[A-Za-z]+)*): (.+)")
+# What git and its users add of themselves: it is kept as it stands, and may stand again.
+PEOPLE = re.compile(r"[A-Z][a-z]+(?:-[a-z]+)*-[Bb]y|Cc|Fixes|Link|Reviewed-on|Change-Id|See-also")
 # In the order in which they are written.
 KNOWN = (
     "Topic",
@@ -43,7 +45,8 @@ class Patch:
     bases: releases this file applies on. applied_upstream: first release that has the topic.
     not_needed: releases without the thing that the topic mends. drop_when: the patch can go once
     the oldest pinned base is this release. components: compiled extensions whose compile the patch
-    changes. touched: upstream paths.
+    changes. touched: upstream paths. origin, forwarded: as DEP-3 has them; forwarded names a pull
+    request (vllm-project/vllm#40988), or is "no".
     """
 
     path: str
@@ -59,6 +62,8 @@ class Patch:
     components: tuple[str, ...]
     tests: tuple[str, ...]
     touched: tuple[str, ...]
+    origin: str
+    forwarded: str
     content: bytes
 
     @property
@@ -69,6 +74,12 @@ class Patch:
         """The line of a trailer in the file, or 1."""
         head, _ = split_diff(self.content)
         return head.count(b"\n", 0, head.rfind(f"\n{trailer}: ".encode()) + 1) + 1
+
+    @property
+    def pull_request(self) -> str | None:
+        """The address of the pull request that the patch was offered as."""
+        found = re.fullmatch(r"([\w.-]+/[\w.-]+)#(\d{1,9})", self.forwarded)
+        return f"https://github.com/{found[1]}/pull/{found[2]}" if found else None
 
     def native_paths(self) -> tuple[str, ...]:
         return tuple(path for path in self.touched if NATIVE.search(path))
@@ -93,6 +104,7 @@ def parse_patch(path: str, content: bytes) -> Patch:
     if diff_line == 0:
         raise malformed(path, 1, "there is no 'diff --git' line, so it changes nothing")
     mail, _, message = text.partition("\n\n")
+    check_carried_in(path, mail, message)
     for line, why in unreadable(mail, message):
         raise malformed(path, line, why)
     fields = mail_fields(mail)
@@ -119,6 +131,8 @@ def parse_patch(path: str, content: bytes) -> Patch:
         components=names(trailers.get("Components", "none").removeprefix("none")),
         tests=read.tests(),
         touched=touched_paths(content, diff_line),
+        origin=trailers["Origin"],
+        forwarded=trailers["Forwarded"],
         content=content,
     )
     if patch.native_paths() and "Components" not in trailers:
@@ -149,15 +163,42 @@ def read_trailers(path: str, text: str, body: str) -> dict[str, str]:
         if match is None:
             raise malformed(path, number, f"not a trailer (Name: value): {line!r}")
         name, value = match.groups()
+        if PEOPLE.fullmatch(name):
+            continue
         if name not in KNOWN:
             raise malformed(path, number, f"unknown trailer {name}; known: {sorted(KNOWN)}")
         if name in trailers:
             raise malformed(path, number, f"{name} stands twice")
         trailers[name] = value.strip()
-    for name in REQUIRED:
-        if name not in trailers:
-            raise malformed(path, text.count("\n"), f"the trailer {name}: is missing")
+    if missing := [name for name in REQUIRED if name not in trailers]:
+        are = "trailer {}: is" if len(missing) == 1 else "trailers {} are"
+        why = f"the {are.format(', '.join(missing))} missing"
+        raise malformed(path, text.count("\n"), why)
     return trailers
+
+
+def check_carried_in(path: str, mail: str, body: str) -> None:
+    """ConfigError with the one way in, for a diff or a mail that was never made for the series.
+
+    Told one missing line after the other, a person would write by hand what git and `new` write.
+    """
+    fields = [name for name in FIELDS if f"\n{name}: " in f"\n{mail}"]
+    ours = any(
+        line.startswith(tuple(f"{name}: " for name in REQUIRED)) for line in body.split("\n")
+    )
+    if len(fields) == len(FIELDS) and ours:
+        return
+    if fields and ours:
+        return  # made for it, and damaged: the line is named
+    what = "a mail without the series' trailers" if fields else "a plain diff"
+    raise ConfigError(
+        f"patches/{path}:1: it is {what}: nothing says its topic and the releases it is for",
+        means="Nothing was applied. Its header is written from a commit in a tree.",
+        next=f"mv patches/{path} .., take its line out of series.txt if it has one, then: "
+        f"python build.py new TOPIC --tree ../tree, git -C ../tree apply --index "
+        f"$PWD/../{path.rsplit('/', 1)[-1]}, git -C ../tree commit, "
+        "python build.py refresh --tree ../tree",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +228,10 @@ class Trailers:
         return self.values[name]
 
     def tests(self) -> tuple[str, ...]:
+        """``none``, or files of this repository."""
         found = names(self.values["Tests"])
+        if found == ("none",):
+            return ()
         for test in found:
             if why := wrong_with(test):
                 raise self.bad("Tests", f"{escaped(test)} {why}")

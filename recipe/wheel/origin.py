@@ -16,7 +16,8 @@ class Origin:
     """Where a wheel's files are from.
 
     published: upstream's wheel for the machine. not_carried: changed upstream paths that no wheel
-    holds (build scripts), by path.
+    holds (build scripts), by path. source_tree, tree: git's ids of upstream's files and of the
+    patched ones.
     """
 
     base: Base
@@ -27,3 +28,5 @@ class Origin:
     machine: str
     version: str
     not_carried: tuple[str, ...]
+    source_tree: str
+    tree: str

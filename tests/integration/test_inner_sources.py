@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipe.bases.releases import Bases
+from recipe.bases.releases import Base, Bases
 from recipe.bases.sources import from_sdists, store_of
 from recipe.compile.deepgemm import check, load_facts, uses_of
 from recipe.compile.inner.find import Kind, Request
@@ -37,6 +37,12 @@ TARGETS = {
 }
 # CUTLASS's headers out of FlashInfer's wheel: 9 MB, what v0.20 and v0.21 depend on anyway.
 CARRIER = "v0.20.2"
+
+
+def own(base: Base) -> str:
+    """Upstream's own pin of DeepGEMM."""
+    assert base.deepgemm is not None
+    return base.deepgemm.pin
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +117,7 @@ def test_vllm_can_use_each_lifted_deepgemm(
     assert [base.tag for base in lifted] == [
         base.tag
         for base in bases.releases
-        if not facts[base.deepgemm.pin].sm120
+        if not facts[own(base)].sm120
         if base.version.release < (0, 25)
     ]
     for base in lifted:
@@ -119,7 +125,7 @@ def test_vllm_can_use_each_lifted_deepgemm(
         assert len(uses) > 30
         new = facts[base.pin_of("deepgemm").pin]
         assert new.sm120
-        assert check(uses, new, facts[base.deepgemm.pin]) == ()
+        assert check(uses, new, facts[own(base)]) == ()
         # The newest one dropped arguments that these releases pass: the check sees that.
-        newest = facts[bases.releases[-1].deepgemm.pin]
-        assert any("clean_logits" in one for one in check(uses, newest, facts[base.deepgemm.pin]))
+        newest = facts[own(bases.releases[-1])]
+        assert any("clean_logits" in one for one in check(uses, newest, facts[own(base)]))

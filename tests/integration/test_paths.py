@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "DeepSeek V3.2": "DeepseekV32ForCausalLM",
     "GLM-5.2": "GlmMoeDsaForCausalLM",
     "GLM-5.3 (without RoPE)": "Glm5NextForCausalLM",
+    "GLM-5.3": "Glm5NextForCausalLM",
 }
 # flashinfer-ai #4732 is in this one; nothing in a wheel says so.
 HANGS_BELOW = (0, 6, 18)

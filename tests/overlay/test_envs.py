@@ -60,6 +60,7 @@ def test_a_choice_is_taken_in_any_case(monkeypatch: pytest.MonkeyPatch, text: st
         ("VLLM_SM12X_PREFETCH_MIN_GIB", "-1", 50.0, "size in GiB"),
         ("VLLM_SM12X_PREFETCH_MIN_GIB", "nan", 50.0, "size in GiB"),
         ("VLLM_SM12X_PREFETCH_MIN_GIB", "inf", 50.0, "size in GiB"),
+        ("VLLM_SM12X_LOADING_WINDOW_GIB", "1e300", 1.0, "size in GiB"),
         ("VLLM_TRITON_MLA_SPARSE", "maybe", None, "1 or 0"),
         ("VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE", "0", 256, "from 1 on"),
         ("VLLM_TRITON_MLA_SPARSE_QUERY_CHUNK_SIZE", "1.5", 256, "from 1 on"),

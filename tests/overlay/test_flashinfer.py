@@ -95,6 +95,30 @@ def test_a_version_that_was_not_looked_at_counts_as_serving(site: Path, version:
     assert not found.refuses(rope_dim=64) and not found.refuses(rope_dim=0) and not found.danger
 
 
+@pytest.mark.parametrize(
+    ("version", "like", "expected", "danger"),
+    [
+        ("0.6.14.dev20260301", "0.6.13", (False, False, False), ""),
+        ("0.6.14rc2", "0.6.14", (True, True, False), "the SM12x kernels of FlashInfer 0.6.14rc2"),
+        ("0.6.18.dev3+g1a2b3c4", "0.6.17", (True, True, False), "is an early 0.6.18, and up to"),
+        ("0.6.18a1", "0.6.18", (True, True, False), "is an early 0.6.18, and up to 0.6.17 its"),
+        ("0.6.18.post1.dev2", "0.6.18", (True, False, False), ""),
+        ("0.6.18+cu130", "0.6.18", (True, False, False), ""),
+        ("0.7.0.dev1", "0.6.18", (True, False, False), ""),
+        ("0.7rc1", "0.7.0.post1", (True, False, True), ""),
+        ("0.7.1.dev1", "0.7.1", (True, False, True), ""),
+    ],
+)
+def test_of_an_early_release_the_number_tells_nothing_that_came_with_that_release(
+    site: Path, version: str, like: str, expected: tuple[bool, bool, bool], danger: str
+) -> None:
+    package = install(site, like, metadata=False)
+    (package / "_build_meta.py").write_text(f'__version__ = "{version}"\n', encoding="utf-8")
+    found = find_flashinfer()
+    assert (found.version, told(found)) == (version, expected)
+    assert danger in found.danger and bool(danger) == bool(found.danger)
+
+
 @pytest.mark.parametrize("version", WHEELS)
 def test_a_table_of_shapes_is_read_and_a_predicate_is_none(site: Path, version: str) -> None:
     install(site, version)
@@ -111,6 +135,10 @@ def test_a_table_of_shapes_is_read_and_a_predicate_is_none(site: Path, version: 
         "_DECODE_DSV4_DISPATCH = frozenset(made())\n",
         "_DECODE_DSV4_DISPATCH = frozenset({8, 16})\n",
         "_DECODE_DSV4_DISPATCH = {(h, 128) for h in (8, 16)}\n",
+        "_DECODE_DSV4_DISPATCH = frozenset({(8, 'wide')})\n",
+        "_DECODE_DSV4_DISPATCH = {(8, [128])}\n",
+        "_DECODE_DSV4_DISPATCH = [(8, [128])]\n",
+        f"_DECODE_DSV4_DISPATCH = {'-' * 90_000}1\n",  # more than a parser takes
         "_DECODE_DSV4_DISPATCH = Envelope(8, 128)\n",
         "_DECODE_DSV4_DISPATCH: object = None\n",
         "from ._policy import _DECODE_DSV4_DISPATCH\n",
@@ -157,6 +185,19 @@ def no_init(package: Path) -> None:
     (package / "__init__.py").unlink()
 
 
+def no_functions(package: Path) -> None:
+    (package / "decode.py").unlink()
+
+
+def a_module_alone(package: Path) -> None:
+    package.with_suffix(".py").touch()
+    package.rename(package.with_name("elsewhere"))
+
+
+def endless_version(package: Path) -> None:
+    (package / "_build_meta.py").write_text(f'__version__ = "{"9" * 5000}"\n', encoding="utf-8")
+
+
 def damaged_version(package: Path) -> None:
     (package / "_build_meta.py").write_bytes(b"\xff\xfe\x00")
 
@@ -171,6 +212,9 @@ def damaged_metadata(package: Path) -> None:
     ("damage", "version", "problem"),
     [
         (no_init, None, "installed in part"),
+        (no_functions, None, "installed in part: its package has no decode.py"),
+        (a_module_alone, None, "installed in part"),
+        (endless_version, "0.7.2.post1", ""),
         (damaged_version, "0.7.2.post1", ""),
         (damaged_metadata, None, ""),
     ],

@@ -169,6 +169,20 @@ def test_without_a_path_the_error_names_the_file(monkeypatch: pytest.MonkeyPatch
     path.unlink()
 
 
+@pytest.mark.parametrize("place", ["", "absent/calls.jsonl"])
+def test_a_file_that_cannot_be_written_is_told_in_one_line_with_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}_DUMP", "1")
+    monkeypatch.setenv(f"{PREFIX}_DUMP_PATH", str(tmp_path / place))
+    with pytest.raises(
+        RuntimeError, match=rf"can't be written to {tmp_path}.*_PATH a file"
+    ) as said:
+        call_prefill()
+    assert "\n" not in str(said.value)
+    assert "nothing was run" in str(said.value)
+
+
 def test_nothing_is_dumped_while_a_graph_is_captured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 """Pages of files, locks over parts of them, reads past the page cache: the kernel's answers."""
 
 import ctypes
+import errno
 import fcntl
 import itertools
 import os
@@ -180,7 +181,7 @@ def test_warming_by_advice_asks_for_all_and_waits_for_the_last_page(
 ) -> None:
     asked: list[tuple[int, int, int]] = []
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, *rest: asked.append(rest))
-    monkeypatch.setattr(pages, "ADVISE", 2 * PAGE)
+    monkeypatch.setattr(pages, "CALL", 2 * PAGE)
 
     pages.warm_by_advice(file, PAGE, 6 * PAGE + 9, lambda: False)
 
@@ -193,10 +194,46 @@ def test_warming_by_advice_asks_for_all_and_waits_for_the_last_page(
     assert len(asked) == 1
 
 
-def test_warming_by_reading_reads_all_and_stops_when_told(
+@pytest.fixture
+def spliced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Where pages were asked for through a pipe, and how many bytes; two pages a call."""
+    monkeypatch.setattr(pages, "CALL", 2 * PAGE)
+    asked: list[tuple[int, int]] = []
+    true = os.splice
+
+    def splice(source: int, sink: int, count: int, **options: Any) -> int:
+        if "offset_src" in options:
+            asked.append((options["offset_src"], count))
+        return true(source, sink, count, **options)
+
+    monkeypatch.setattr(os, "splice", splice)
+    return asked
+
+
+def test_warming_by_a_pipe_brings_in_all_and_stops_when_told(
+    file: int, spliced: list[tuple[int, int]]
+) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    pages.warm_by_pipe(file, PAGE, 6 * PAGE + 9, lambda: False)
+
+    assert spliced[0] == (PAGE, 2 * PAGE)
+    assert sum(count for _, count in spliced) >= 5 * PAGE + 9
+    assert spliced[-1][0] + spliced[-1][1] == 6 * PAGE + 9
+    assert pages.is_resident(file, PAGE, 6 * PAGE + 9)
+    spliced.clear()
+    pages.warm_by_pipe(file, 0, 6 * PAGE, lambda: len(spliced) == 2)
+    assert len(spliced) == 2
+    spliced.clear()
+    pages.warm_by_pipe(file, 10 * PAGE, 20 * PAGE, lambda: False)
+    assert spliced == [(10 * PAGE, 2 * PAGE), (10 * PAGE + 4, 2 * PAGE)]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_warming_reads_where_a_file_system_knows_no_pipes(
     file: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "ADVISE", 2 * PAGE)
+    monkeypatch.setattr(pages, "CALL", 2 * PAGE)
     reads: list[tuple[int, int]] = []
     true = os.preadv
 
@@ -204,18 +241,35 @@ def test_warming_by_reading_reads_all_and_stops_when_told(
         reads.append((at, len(buffers[0])))
         return true(fd, buffers, at)
 
-    monkeypatch.setattr(os, "preadv", preadv)
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
 
-    pages.warm_by_reading(file, PAGE, 6 * PAGE + 9, lambda: False)
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "splice", refuse)
+
+    pages.warm_by_pipe(file, PAGE, 6 * PAGE + 9, lambda: False)
 
     assert reads == [(PAGE, 2 * PAGE), (3 * PAGE, 2 * PAGE), (5 * PAGE, PAGE + 9)]
     assert pages.is_resident(file, PAGE, 6 * PAGE + 9)
     reads.clear()
-    pages.warm_by_reading(file, 0, 6 * PAGE, lambda: len(reads) == 2)
+    pages.warm_by_pipe(file, 0, 6 * PAGE, lambda: len(reads) == 2)
     assert len(reads) == 2
     reads.clear()
-    pages.warm_by_reading(file, 10 * PAGE, 20 * PAGE, lambda: False)
+    pages.warm_by_pipe(file, 10 * PAGE, 20 * PAGE, lambda: False)
     assert reads == [(10 * PAGE, 2 * PAGE), (10 * PAGE + 4, 2 * PAGE)]
+
+
+def test_a_user_without_large_pipes_warms_through_small_ones(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+
+    pages.warm_by_pipe(file, 0, 10 * PAGE + 4, lambda: False)
+
+    assert pages.is_resident(file, 0, 10 * PAGE + 4)
 
 
 def test_a_private_mapping_keeps_writes_to_itself(file: int) -> None:

@@ -52,7 +52,7 @@ def brought(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
         return note
 
-    for name in ("warm_by_advice", "warm_by_reading"):
+    for name in ("warm_by_advice", "warm_by_pipe"):
         monkeypatch.setattr(pages, name, noted(getattr(pages, name)))
     return seen
 
@@ -99,7 +99,8 @@ def test_reading_stays_within_the_window(disk: Path, brought: list[tuple[int, in
     files, _ = files_of.write(disk, shards=1, layers=8)
     ahead = Shape(ahead=3 << 20, block=1 << 20, threads=2, by_advice=True)
     loaded = Checkpoint(files)
-    reading = Window(loaded, ahead)
+    # By advice, which brings in what is asked for and no more.
+    reading = Window(loaded, ahead, own=lambda name: True)
     wait_until(lambda: sum(end - start for start, end in brought) >= 3 << 20)
     time.sleep(0.2)
     assert sum(end - start for start, end in brought) <= 4 << 20
@@ -109,6 +110,25 @@ def test_reading_stays_within_the_window(disk: Path, brought: list[tuple[int, in
     assert sum(end - start for start, end in brought) <= 6 << 20
     reading.close()
     loaded.close()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_only_one_rank_needs_comes_without_what_lies_beside_it(
+    checkpoint: tuple[list[str], Tensors], monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    files, _ = checkpoint
+    used: set[str] = set()
+    for name in ("warm_by_advice", "warm_by_pipe"):
+        true = getattr(pages, name)
+
+        def note(*arguments: Any, name: str = name, true: Callable[..., None] = true) -> None:
+            used.add(name)
+            true(*arguments)
+
+        monkeypatch.setattr(pages, name, note)
+    for _ in window(files, own=lambda name: own):
+        pass
+    assert used == {"warm_by_advice" if own else "warm_by_pipe"}
 
 
 def test_what_is_resident_is_skipped(
@@ -195,7 +215,7 @@ def test_trouble_in_a_thread_does_not_break_the_load(
     def fail(*_: Any) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(pages, "warm_by_advice", fail)
+    monkeypatch.setattr(pages, "warm_by_pipe", fail)
     found = {name: tensor.clone() for name, tensor in window(files)}
     assert_same(found, expected)
     assert "the load goes on by itself" in caplog.text
@@ -299,7 +319,7 @@ def test_a_thread_that_hangs_in_the_kernel_does_not_hold_the_load(
 
     release = threading.Event()
     monkeypatch.setattr(module, "_JOIN_SECONDS", 0.1)
-    monkeypatch.setattr(pages, "warm_by_advice", lambda *_: release.wait(60))
+    monkeypatch.setattr(pages, "warm_by_pipe", lambda *_: release.wait(60))
     try:
         assert len(list(window(checkpoint[0]))) == len(checkpoint[1])
     finally:

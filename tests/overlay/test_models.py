@@ -12,16 +12,16 @@ from vllm.sm12x.support.models import KINDS, Row, paths
 TAKEN = {"T": Route.TRITON, "U": Route.UPSTREAM, "-": Route.NONE}
 # One letter a model, in the order of KINDS: V4-Flash, V4-Pro, V4.1-Flash, V4-Flash with decode
 # context parallelism, V3.2, GLM-5.2, the same with decode context parallelism, with 1024 picks a
-# row, GLM-5.3. The same with speculation.
+# row, GLM-5.3, the same with decode context parallelism. All of it with speculation too.
 EXPECTED = {
-    **dict.fromkeys(["v0.20.0", "v0.20.1", "v0.20.2", "v0.21.0"], "TT--TT-T-"),
-    **dict.fromkeys(["v0.22.0", "v0.22.1", "v0.23.0"], "TT--TT-T-"),  # no path of its own
-    "v0.24.0": "TT--TT-T-",  # no kernels
-    **dict.fromkeys(["v0.25.0", "v0.25.1"], "TT--TTTT-"),  # nor here
-    **dict.fromkeys(["v0.26.0", "v0.27.0", "v0.27.1", "v0.28.0"], "TT--TTTT-"),  # they can hang
-    "v0.29.0": "UU--UUUT-",
-    "v0.30.0": "UUU-UUUTT",
-    **dict.fromkeys(["v0.31.0", "v0.32.0", "v0.33.0"], "UUU-UUUTU"),
+    **dict.fromkeys(["v0.20.0", "v0.20.1", "v0.20.2", "v0.21.0"], "TT--TT-T--"),
+    **dict.fromkeys(["v0.22.0", "v0.22.1", "v0.23.0"], "TT--TT-T--"),  # no path of its own
+    "v0.24.0": "TT--TT-T--",  # no kernels
+    **dict.fromkeys(["v0.25.0", "v0.25.1"], "TT--TTTT--"),  # nor here
+    **dict.fromkeys(["v0.26.0", "v0.27.0", "v0.27.1", "v0.28.0"], "TT--TTTT--"),  # they can hang
+    "v0.29.0": "UU--UUUT--",
+    "v0.30.0": "UUU-UUUTTT",
+    **dict.fromkeys(["v0.31.0", "v0.32.0", "v0.33.0"], "UUU-UUUTUU"),
 }
 WHY = {
     ("v0.20.0", "DeepSeek V4-Flash"): "no sparse MLA for SM12x of its own",

@@ -7,11 +7,12 @@ each of CASES. It wants a process of its own: Triton is interpreted, and with it
 
 import importlib
 import inspect
+import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +24,8 @@ WORLDS = (2, 4)
 LAYER, PAGE, SCALE = "layer", 64, 0.06
 TOKENS, REQUESTS, BLOCKS = 32, 8, 12
 LOG2E = 1.4426950408889634
+# The scales of GLM's keys, which kernels without RoPE want.
+ARBITRARY = "arbitrary_fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ CASES = (
     Case(name="FlashInfer", path="flashinfer", **MIXED),
     Case(name="FlashInfer, short", path="flashinfer", turn=2, **SHORT),
     Case(name="FlashInfer, all to all", path="flashinfer", merge="a2a", gap=3, **MIXED),
+    Case(name="FlashInfer, without RoPE", path="flashinfer", rope_dim=0, **MIXED),
 )  # fmt: skip
 
 
@@ -106,7 +110,7 @@ def configuration(case: Case, world: int) -> SimpleNamespace:
     hf = SimpleNamespace(
         index_topk=case.picks, kv_lora_rank=512, num_attention_heads=case.heads * world,
         q_lora_rank=1536, qk_nope_head_dim=128, qk_rope_head_dim=case.rope_dim, v_head_dim=128,
-        model_type="deepseek_v32",
+        model_type="deepseek_v32" if case.rope_dim else "glm5_next_text",
     )  # fmt: skip
     parallel = ParallelConfig(
         tensor_parallel_size=world,
@@ -182,6 +186,52 @@ def describe(case: Case, table: Any) -> Any:
     )  # fmt: skip
 
 
+# What `flashinfer_answers` was written after: in 0.6.14 to 0.6.18.post1, in 0.7.0.post1, and in
+# 0.7.1 to 0.7.2.post1. Read another before its hash comes in here.
+KERNEL = "_trtllm_batch_decode_sparse_mla_v32_sm120"
+READ = {
+    "ba56d9e265f4a0ecdfda623827ae49141df7f614801e65491df6209756042fd6",
+    "06210a23f50b05448fee7d7defc61ec468427dc98d3b52fd74c1bb6858cf998c",
+    "f3d9c00f14b5094931b03da46f3ce9ddc59b7969512bdba37272520c39c4c7ee",
+}
+
+
+def wheels_with_lse() -> dict[str, dict[str, Any]]:
+    """What is kept of those that bases pin and whose kernels for V3.2 give an LSE on SM12x."""
+    path = Path(__file__).parents[1] / "overlay" / "flashinfer_wheels.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    pinned = {version: kept["wheels"][version]["takes"] for version in kept["pins"].values()}
+    return {version: takes for version, takes in pinned.items() if KERNEL in takes}
+
+
+def signature_of(parameters: str) -> inspect.Signature:
+    """How a function is called by name; of its parameters those with "=" have a default."""
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                name.rstrip("="),
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None if name.endswith("=") else inspect.Parameter.empty,
+            )
+            for name in parameters.split()
+        ]
+    )
+
+
+def as_published(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `answer` take what the function of every pinned wheel takes, and nothing else."""
+    name = "trtllm_batch_decode_with_kv_cache_mla"
+    published = [signature_of(takes[name]["parameters"]) for takes in wheels_with_lse().values()]
+    assert published
+
+    def call(**named: Any) -> Any:
+        for signature in published:
+            signature.bind(**named)
+        return answer(**named)
+
+    return call
+
+
 def flashinfer_answers(
     *, query: Any, kv_cache: Any, workspace_buffer: Any, qk_nope_head_dim: int, kv_lora_rank: int,
     qk_rope_head_dim: int, block_tables: Any, seq_lens: Any, max_seq_len: int,
@@ -190,15 +240,17 @@ def flashinfer_answers(
 ) -> tuple[Any, Any]:  # fmt: skip
     """Answer for FlashInfer's kernels as 0.6.18 and 0.7.2 do by their sources.
 
-    Arguments, shapes and checks are those of `_trtllm_batch_decode_sparse_mla_v32_sm120`. The LSE
-    is a base-2 logarithm (rows, heads); a row without keys has -1e30 and its output is left alone.
+    Arguments, shapes and checks are those of KERNEL. The LSE is a base-2 logarithm (rows, heads); a
+    row without keys has -1e30 and its output is left alone.
     """
     import torch
     from vllm.sm12x.layouts.scope import Scope
     from vllm.sm12x.reference.decode import sparse_decode
 
     assert query.dim() == 4 and query.shape[1] == 1 and query.shape[2] <= 128
-    assert query.shape[3] == 576 and (kv_lora_rank, qk_rope_head_dim) == (512, 64)
+    assert query.dtype == out.dtype == torch.bfloat16 and block_tables.dtype == torch.int32
+    widths = (query.shape[3], kv_lora_rank, qk_rope_head_dim)
+    assert widths == (576, 512, 64) or (widths, kv_scale_format) == ((512, 512, 0), ARBITRARY)
     assert block_tables.shape == (len(query), 1, sparse_mla_top_k) and seq_lens is None
     assert kv_cache.dtype == torch.uint8 and kv_cache.shape[1:] == (1, PAGE, 656)
     assert out.shape == (*query.shape[:3], 512) and bmm2_scale == 1.0 and return_lse
@@ -318,7 +370,9 @@ def prepare() -> None:
     vars(flashmla_sparse)["num_compute_units"] = lambda index: 48
     vars(flashmla_sparse)["get_mla_metadata"] = get_mla_metadata
     vars(asked)["has_flashinfer_sparse_mla_sm120"] = lambda: True
-    vars(asked)["flashinfer_trtllm_batch_decode_with_kv_cache_mla"] = flashinfer_answers
+    vars(asked)["flashinfer_trtllm_batch_decode_with_kv_cache_mla"] = as_published(
+        flashinfer_answers
+    )
     vars(flashinfer_mla_sparse)["_get_workspace_buffer"] = lambda device: torch.zeros(1)
     assert backend.SparseImpl.can_return_lse_for_decode
 

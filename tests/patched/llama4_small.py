@@ -167,3 +167,70 @@ class PrivateCopies:
                 self.peak = max(self.peak, sum(size for _, size in given))
             yield name, copy
             del copy
+
+
+class DeviceShards:
+    """Gives a checkpoint as loaders do that read a shard into the GPU's memory: views of a buffer.
+
+    `peak` counts the buffers that somebody held at once; `used` is what was done with the views,
+    by name, besides looking at them another way.
+    """
+
+    def __init__(self, weights: Checkpoint, a_shard: int = 24) -> None:
+        names = list(weights)
+        self.shards = [names[at : at + a_shard] for at in range(0, len(names), a_shard)]
+        self.weights = weights
+        self.peak = 0
+        self.used: dict[str, list[str]] = {name: [] for name in names}
+        self._given: dict[int, str] = {}
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        import torch
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        buffers: list[Any] = []
+        for shard in self.shards:
+            sizes = [-(-self.weights[name].nbytes // 64) * 64 for name in shard]
+            buffer = torch.empty(sum(sizes), dtype=torch.uint8)
+            buffers = [one for one in buffers if not one.expired()]
+            buffers.append(StorageWeakRef(buffer.untyped_storage()))
+            self.peak = max(self.peak, len(buffers))
+            at = 0
+            for name, size in zip(shard, sizes, strict=True):
+                whole = self.weights[name]
+                part = buffer[at : at + whole.nbytes].view(whole.dtype).view(whole.shape)
+                part.copy_(whole)
+                self._given[part.data_ptr()] = name
+                yield name, part
+                del self._given[part.data_ptr()], part
+                at += size
+            del buffer
+
+    def noting(self) -> Any:
+        """A mode in which `used` is written."""
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        shards = self
+
+        class Uses(TorchDispatchMode):  # type: ignore[misc]
+            def __torch_dispatch__(
+                self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                reads = args[1:] if func.__name__.startswith("copy_") else args
+                name = shards.name_of(reads[0]) if reads else None
+                is_view = any(r.alias_info is not None for r in func._schema.returns)
+                if name is not None and (not is_view or reads is not args):
+                    shards.used[name].append(func.__name__)
+                return func(*args, **(kwargs or {}))
+
+        return Uses()
+
+    def name_of(self, tensor: Any) -> str | None:
+        """Whose view this is, or a part of it."""
+        import torch
+
+        if not isinstance(tensor, torch.Tensor) or not self._given:
+            return None
+        (start, name), *_ = self._given.items()
+        inside = 0 <= tensor.data_ptr() - start < max(1, self.weights[name].nbytes)
+        return name if inside else None

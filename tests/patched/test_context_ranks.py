@@ -6,6 +6,7 @@ our classes: see context_ranks.py.
 """
 
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import context_ranks
 import devices
 import pytest
-from context_ranks import CASES, SCALE, WORLDS, Case, inputs
+from context_ranks import CASES, KERNEL, READ, SCALE, WORLDS, Case, inputs
 from devices import SM12X, SM120, Device
 from packaging.version import Version
 from test_sparse_mla_numbers import check
@@ -136,6 +138,44 @@ def test_among_the_cases_are_rows_of_which_some_ranks_have_no_key(world: int) ->
     assert {case.name for case in CASES if lonely(case)} >= {
         "short", "short turns", "sinks, short", "all to all, short", "FlashInfer, short",
     }  # fmt: skip
+
+
+def test_flashinfers_kernel_was_read_in_every_wheel_that_a_base_pins() -> None:
+    """What answers for it takes the wheels' own parameters: another is noticed as it is called."""
+    pinned = context_ranks.wheels_with_lse()
+    assert {takes[KERNEL]["sha256"] for takes in pinned.values()} <= READ
+    assert {"0.6.18", "0.7.2.post1"} <= set(pinned)
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {"block_tables": "tables"},  # renamed
+        {"return_lse=": "return_lse= causal"},  # one more that a caller must give
+        {"kv_scale_format=": ""},  # gone
+    ],
+    ids=["renamed", "new", "gone"],
+)
+def test_a_parameter_that_moved_in_a_wheel_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, moved: dict[str, str]
+) -> None:
+    name = "trtllm_batch_decode_with_kv_cache_mla"
+    pinned = context_ranks.wheels_with_lse()
+    names = inspect.signature(context_ranks.flashinfer_answers).parameters
+    given = dict.fromkeys(names, 0)
+
+    def answer(**named: Any) -> Any:
+        return named
+
+    assert context_ranks.as_published(answer)(**given) == given
+    ((old, new),) = moved.items()
+    parameters = pinned["0.7.0.post1"][name]["parameters"].split()
+    assert old in parameters
+    parameters[parameters.index(old)] = new
+    pinned["0.7.0.post1"][name]["parameters"] = " ".join(parameters)
+    monkeypatch.setattr(context_ranks, "wheels_with_lse", lambda: pinned)
+    with pytest.raises(TypeError):
+        context_ranks.as_published(answer)(**given)
 
 
 @pytest.fixture

@@ -84,7 +84,17 @@ def test_its_values_are_ones_that_the_release_knows(parser: Any) -> None:
 
 def test_every_option_in_running_text_is_one_of_the_parser(parser: Any) -> None:
     known = set(parser._subparsers._group_actions[0].choices["serve"]._option_string_actions)
-    ours = {"--json", "--quick", "--no-deps", "--platform", "--native", "--arch", "--help"}
+    ours = {
+        "--json",
+        "--quick",
+        "--no-deps",
+        "--platform",
+        "--native",
+        "--arch",
+        "--help",
+        "--target",
+        "--build-arg",
+    }
     for name, text in texts().items():
         running = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
         for code in re.findall(r"`([^`]+)`", running):

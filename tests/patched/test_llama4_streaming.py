@@ -22,6 +22,7 @@ from llama4_small import (
     LAYERS,
     MODELOPT,
     Checkpoint,
+    DeviceShards,
     PrivateCopies,
     checkpoint,
     is_language,
@@ -284,3 +285,47 @@ def test_scales_of_all_experts_arrive_beside_weights_of_either_layout(
     for name in found:
         given = weights[f"{name.partition('.experts.')[0]}.experts.down_proj_scale"]
         assert torch.equal(streamed[1][name], given.transpose(1, 2)), name
+
+
+QUANTIZED = [("none", "none"), ("modelopt", "modelopt"), ("channelwise", "channelwise")]
+
+
+@both_layouts
+@pytest.mark.parametrize(("quantization", "scales"), QUANTIZED)
+def test_a_shard_in_the_gpus_memory_is_let_go_and_each_tensor_copied_once(
+    base: Version, build: Any, oracle: Load, layout: str, quantization: str, scales: str
+) -> None:
+    if base >= Version("0.24"):
+        pytest.skip("upstream's own streaming, from v0.24 on, keeps vision weights and scales")
+    model = build("Llama4ForConditionalGeneration", quantization)
+    weights = checkpoint(model, layout, scales)
+    shards = DeviceShards(weights)
+    assert len(shards.shards) > 3
+    with shards.noting():
+        streamed = load(model, by_the_class, shards)
+    assert_same(streamed, load(model, oracle, weights.items()))
+    # The tensor that is being written, and the one that the loader goes on to.
+    assert shards.peak <= 2
+    for name, uses in shards.used.items():
+        if ".q_proj." in name or ".k_proj." in name:
+            continue  # upstream permutes their rows
+        copies = [use for use in uses if use.startswith("copy_")]
+        others = set(uses) - set(copies)
+        # A scale that waits is a copy of its own, and is that when it is written.
+        assert others <= ({"clone.default"} if "_scale" in name else set()), (name, uses)
+        assert copies or "clone.default" in others, name
+        # Parts of a fused tensor go to one expert each.
+        assert len(copies) <= (2 * EXPERTS if ".experts." in name else 1), (name, uses)
+
+
+@pytest.mark.parametrize("parallel", ["weights", "data"])
+def test_vision_weights_are_those_of_a_load_from_a_list_however_the_tower_is_split(
+    build: Any, oracle: Load, parallel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build("Llama4ForConditionalGeneration")
+    monkeypatch.setattr(model, "use_data_parallel", parallel == "data")
+    weights = checkpoint(model, "fused")
+    streamed = load(model, by_the_class, PrivateCopies(weights))
+    assert any(name.startswith("vision_model.") for name in streamed[0])
+    assert streamed[0] == set(streamed[1])
+    assert_same(streamed, load(model, oracle, weights.items()))

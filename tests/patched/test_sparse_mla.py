@@ -254,6 +254,17 @@ def test_glm_without_rope_takes_flashinfer_where_that_and_vllms_cache_know_such_
     [
         ({"qk_rope_head_dim": None}, "no number for qk_rope_head_dim"),
         ({"index_topk": "2048"}, "no number for index_topk"),
+        ({"index_topk": None}, "no number for index_topk"),
+        ({"index_topk": 0}, "no number for index_topk"),
+        ({"qk_rope_head_dim": -64}, "no number for qk_rope_head_dim"),
+        ({"kv_lora_rank": None}, "no number for kv_lora_rank"),
+        ({"kv_lora_rank": "512", "index_topk": None}, "no number for index_topk, kv_lora_rank"),
+        ({"model_type": "hy_v4"}, "no number for num_hidden_layers"),
+        ({"model_type": "hy_v4", "num_hidden_layers": "2"}, "no number for num_hidden_layers"),
+        ({"model_type": "deepseek_v4"}, "doesn't say the kinds of its layers"),
+        ({"model_type": "deepseek_v41", "compress_ratios": ()}, "doesn't say the kinds"),
+        ({"compress_ratios": "4,128"}, "kinds of layers can't be read"),
+        ({"compress_ratios": [4, None]}, "kinds of layers can't be read"),
         ({"compress_rates": {"c4a": 4}}, "kinds of layers can't be read"),
     ],
 )
@@ -274,6 +285,28 @@ def test_a_configuration_without_the_fields_is_upstreams_and_one_line_says_so(
     assert config == expected
     (line,) = told
     assert said in line and "upstream's" in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"index_topk": None, "model_type": "deepseek_v3"},
+        {"kv_lora_rank": None, "model_type": "minimax_m3"},
+        {"kv_lora_rank": 256},
+        {"model_type": "hy_v4", "num_hidden_layers": 2, "layer_types": 3},
+        {"model_type": "hy_v4", "num_hidden_layers": 2, "layer_types": ["full_attention"] * 2},
+    ],
+)
+def test_of_a_model_with_another_attention_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    from vllm.sm12x.support import route
+
+    monkeypatch.setattr(route, "describe_once", lambda *_: pytest.fail("something is said"))
+    config = devices.model()
+    vars(config.model_config.hf_text_config).update(changes)
+    devices.use(SM120, monkeypatch)
+    assert route.read_model(config) is None
 
 
 def test_the_knob_forces_ours(

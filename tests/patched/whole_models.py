@@ -341,13 +341,8 @@ def config_class(kind: str) -> Any:
 def configure(folder: Path, **options: Any) -> Any:
     from vllm.engine.arg_utils import EngineArgs
 
-    args = EngineArgs(
-        model=str(folder),
-        skip_tokenizer_init=True,
-        max_model_len=2048,
-        load_format="dummy",
-        **options,
-    )
+    options = {"max_model_len": 2048} | options
+    args = EngineArgs(model=str(folder), skip_tokenizer_init=True, load_format="dummy", **options)
     return args.create_engine_config()
 
 

@@ -112,10 +112,9 @@ def make_inner(folder: Path) -> Inner:
         torch="2.11.0",
         cuda="13.0",
         python=SpecifierSet(">=3.10"),
-        sdist=ARCHIVE,
+        archive=ARCHIVE,
         wheels={"x86_64": ARCHIVE},
         components=("_moe_C", "_kernels_C"),
-        deepgemm=InnerPin(name="deepgemm", repository="x", pin="y"),
         inner=inner,
     )
     return Inner(

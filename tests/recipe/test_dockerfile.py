@@ -120,7 +120,35 @@ def test_no_stage_that_builds_runs_as_root() -> None:
     tools = next(stage for stage in stages if " AS tools" in stage)
 
     assert tools.rindex("USER 10001:10001") > tools.rindex("RUN ")
-    assert not any("USER" in stage for stage in stages if stage is not tools)
+    serve = next(stage for stage in stages if " AS serve" in stage)
+    assert not any("USER" in stage for stage in stages if stage not in (tools, serve))
+
+
+def test_the_stage_that_serves_is_looked_at_and_runs_without_rights() -> None:
+    stages = re.split(r"^FROM ", TEXT, flags=re.M)[1:]
+    serve = next(stage for stage in stages if " AS serve" in stage)
+    # What is installed belongs to the user, and the doctor is the last word on it.
+    assert serve.index("USER 10001:10001") < serve.index("pip install")
+    assert serve.rindex("vllm.sm12x.doctor") > serve.rindex("pip install")
+    for word in ("HEALTHCHECK", "VOLUME /models", "HF_HOME=/models"):
+        assert word in serve
+    # `docker build .` still makes a wheel.
+    assert stages[-1].startswith("scratch AS wheel")
+
+
+RECIPES = ROOT / "overlay" / "vllm" / "vllm" / "sm12x" / "recipes"
+
+
+def test_what_the_image_and_compose_name_by_themselves_is_there() -> None:
+    compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    named = re.findall(r"RECIPE:-([\w.-]+?)\}", compose) + re.findall(r"RECIPE=(\S+)", compose)
+    named += re.findall(r"recipes/([\w.-]+)\.yaml", TEXT)
+    assert len(named) >= 4
+    for name in named:
+        assert (RECIPES / f"{name}.yaml").is_file(), name
+    assert set(re.findall(r"--profile (\w+)", compose)) == set(
+        re.findall(r"profiles: \[(\w+)\]", compose)
+    )
 
 
 def test_a_secret_is_read_and_not_run(tmp_path: Path) -> None:
@@ -157,7 +185,8 @@ def install_tools(tmp_path: Path, *, packaged: bool, rust: str) -> tuple[int, st
     for name in ("apt-get", "rm", "rustup", "useradd"):
         program(tmp_path / name, f'echo "{name} $*" >>{said}')
     program(tmp_path / "apt-cache", f"exit {0 if packaged else 100}")
-    (text,) = re.findall(r"^RUN (apt-get .*?[^\\])\n", TEXT, re.M | re.S)
+    tools = next(one for one in re.split(r"^FROM ", TEXT, flags=re.M) if " AS tools" in one)
+    (text,) = re.findall(r"^RUN (apt-get .*?[^\\])\n", tools, re.M | re.S)
     environment = {"PATH": str(tmp_path), "RUST": rust}
     done = subprocess.run(
         ["/bin/sh", "-c", text], env=environment, capture_output=True, text=True, check=False

@@ -153,7 +153,7 @@ class World(Checkout):
         self, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.Popen[str]:
         """A build compiles nothing, for which a small release has nothing, unless it says so."""
-        native = ("--native", "none") if args[0] == "build" and "--native" not in args else ()
+        native = ("--native", "none") if args[:1] == ("build",) and "--native" not in args else ()
         return super().start(*args, *native, env=env, cwd=cwd)
 
     def build(self, *args: str, env: Mapping[str, str] | None = None) -> Done:
@@ -175,7 +175,8 @@ class World(Checkout):
         return sorted(
             path.name
             for path in self.out.iterdir()
-            if path.suffix != ".whl" and not path.name.endswith(".whl.build.json")
+            if path.suffix != ".whl"
+            and not path.name.endswith((".whl.build.json", ".whl.intoto.json"))
         )
 
 
@@ -183,7 +184,8 @@ def copy_recipe(root: Path) -> None:
     """The recipe's own code, compiled: a link would lead it back to the real checkout."""
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(CHECKOUT / "recipe", root / "recipe", ignore=ignore)
-    shutil.copy(CHECKOUT / "build.py", root / "build.py")
+    for name in ("build.py", "pyproject.toml"):
+        shutil.copy(CHECKOUT / name, root / name)
     compileall.compile_dir(root / "recipe", quiet=1)
 
 

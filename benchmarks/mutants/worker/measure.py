@@ -19,6 +19,7 @@ class Meter:
     def __init__(self, coverage: Any) -> None:
         self._coverage = coverage
         self.seconds: dict[str, float] = {}
+        self._made: dict[str, float] = {}
         self.unfit: set[str] = set()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -26,8 +27,11 @@ class Meter:
         os.environ[TEST] = nodeid
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.when == "call":  # what a fixture takes falls to whom it is made for
-            self.seconds[report.nodeid] = report.duration
+        # What a fixture takes falls to whom it is made for. A test counts once it was called.
+        if report.when == "setup":
+            self._made[report.nodeid] = report.duration
+        if report.when == "call":
+            self.seconds[report.nodeid] = self._made[report.nodeid] + report.duration
         if not report.passed:
             self.unfit.add(report.nodeid)
 

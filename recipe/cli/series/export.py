@@ -32,8 +32,8 @@ def run_export(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     target: Path = options.quilt or options.git
     write = export.export_quilt if options.quilt else export.export_git
     names = write(store, series, applied, target.resolve())
-    then = (
-        f"QUILT_PATCHES={target} quilt push -a" if options.quilt else f"git am -k {target}/*.patch"
-    )
+    # Without --keep-cr git am takes the carriage returns of a file's lines for the mail's.
+    am = f"git am -k --keep-cr {target}/*.patch"
+    then = f"QUILT_PATCHES={target} quilt push -a" if options.quilt else am
     show(options, f"{len(names)} patches for {base.tag} in {target}\n  {then}")
     return {"base": base.tag, "folder": str(target), "patches": names}

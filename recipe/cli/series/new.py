@@ -45,7 +45,7 @@ def run_new(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     then = [
         f"cd {options.tree}   # edit; new files with the behaviour go into overlay/",
         "git add -A && git commit   # the message starts from the trailers",
-        f"write {started.test}",
+        f"write {started.test}, and name it in Tests   # if it is to be tested",
         f"python build.py refresh --tree {options.tree}",
     ]
     where = f"after {started.after}" if started.after else "on upstream itself"

@@ -9,7 +9,7 @@ from typing import Any
 
 from recipe.cli.answers import greet, show
 from recipe.cli.options import add_base, add_source, add_target, add_torch, verb
-from recipe.cli.wheel.plan import run_plan
+from recipe.cli.wheel.plan import run_plan, warn
 from recipe.ground.log import Log
 from recipe.ground.project import Project
 
@@ -22,6 +22,12 @@ def add_build(verbs: Any, name: str) -> None:
     parser.add_argument("--out", type=Path, default=Path("dist"), help="where the wheel goes")
     parser.add_argument("--no-test", action="store_true", help="don't test the wheel")
     add_torch(parser)
+    parser.add_argument(
+        "--sign-key",
+        type=Path,
+        metavar="KEY",
+        help="sign the statement beside the wheel with this key of OpenSSH or minisign",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -29,6 +35,7 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     if options.dry_run:
         return run_plan(options, project)
     bases, base = greet(options, project)
+    warn(options)
     from recipe.build import pipeline
     from recipe.build.report import summary
     from recipe.cli.wheel.native import native_options
@@ -44,6 +51,7 @@ def run_build(options: argparse.Namespace, project: Project) -> dict[str, Any]:
         test_torch=options.test_torch,
         python=options.python,
         native=native,
+        sign_key=options.sign_key,
     )
     built = pipeline.build(project, bases, base, wanted, Log())
     show(options, summary(built.report, built.wheel))

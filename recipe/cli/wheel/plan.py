@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipe.cli.answers import greet, show
 from recipe.cli.options import add_base, add_source, add_target, verb
+from recipe.cli.wheel.hints import other_machine, unread
+from recipe.ground.log import say
 from recipe.ground.project import Project
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ def add_plan(verbs: Any, name: str) -> None:
 
 def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     bases, base = greet(options, project)
+    warn(options)
     from recipe.build import plan
     from recipe.cli.wheel.native import native_options
     from recipe.compile.native import fates
@@ -43,6 +48,14 @@ def run_plan(options: argparse.Namespace, project: Project) -> dict[str, Any]:
     settled = fates.settled(project, plan.wanted(made, native), wheel, None)
     show(options, plan.as_text(made, settled))
     return plan.as_json(made, settled)
+
+
+def warn(options: argparse.Namespace) -> None:
+    """Say what of the environment and of this machine the command doesn't go by."""
+    for line in unread(os.environ):
+        say(line)
+    for line in other_machine(options.arch, options.platform, platform.machine()):
+        say(line)
 
 
 def published_wheel(project: Project, plan: Plan) -> Path | None:

@@ -26,6 +26,11 @@ class Choice:
     kind: Kind
     names: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """As it is typed."""
+        return ",".join(self.names) or self.kind
+
 
 def parse_choice(text: str, known: Iterable[str]) -> Choice:
     """``auto``, ``none``, ``all`` or names with commas; UsageError for a name nobody knows."""

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 from recipe.bases.components import component_name, listed, lost_pythons, pythons_of
-from recipe.compile.native.stage import Native
 from recipe.wheel.components import Component
 
 # Packages that upstream's build copies into the wheel whole, with the extension.
@@ -19,16 +18,17 @@ def with_files(
     components: Iterable[Component],
     published: Iterable[str],
     members: Iterable[str],
-    native: Native,
+    compiled: Mapping[str, Collection[str]],
 ) -> tuple[Component, ...]:
     """The components with the shared objects that stand for them in the finished wheel.
 
     published: members of upstream's wheel. members: those of the wheel that ours is made of, which
-    upstream's whole build may have made.
+    upstream's whole build may have made. compiled: by component, members that a compile brings.
     """
     files: dict[str, set[str]] = {}
     kept, before = [*members], [*published]
-    for name in {*kept, *native.binaries} - replaced(kept, native):
+    brought = {name for names in compiled.values() for name in names}
+    for name in {*kept, *brought} - replaced(kept, compiled):
         if name.endswith(".so"):
             files.setdefault(component_name(name), set()).add(name)
     return tuple(
@@ -50,11 +50,10 @@ def lacking(name: str, before: Iterable[str], files: Iterable[str]) -> str:
     return f"compiled for Python {listed(after)}, it is gone for {gone}" if gone else ""
 
 
-def replaced(members: Iterable[str], native: Native) -> set[str]:
+def replaced(members: Iterable[str], compiled: Mapping[str, Collection[str]]) -> set[str]:
     """Published members that go because a compile brought others: a component's shared objects,
     and the whole of a package that came with one."""
-    ours = native.binaries
-    rebuilt = set(native.rebuilt.files) if native.rebuilt else set()
+    ours = {name for names in compiled.values() for name in names}
     packages = {
         f"{VENDORED}{PurePosixPath(name).parts[2]}/"
         for name in ours
@@ -64,6 +63,6 @@ def replaced(members: Iterable[str], native: Native) -> set[str]:
         name
         for name in members
         if name not in ours
-        if (name.endswith(".so") and component_name(name) in rebuilt)
+        if (name.endswith(".so") and component_name(name) in compiled)
         or any(name.startswith(package) for package in packages)
     }

@@ -64,7 +64,7 @@ def key(bases: Bases, patches: tuple[Patch, ...]) -> str:
     Of the way of judging it has the code itself, so that nobody need remember to bump a number.
     """
     code = [sha256(Path(module.__file__ or "").read_bytes()) for module in JUDGES]
-    trees = [[base.tag, base.sdist.sha256] for base in bases.releases]
+    trees = [[base.tag, base.source_id] for base in bases.releases]
     files = [[one.path, sha256(one.content)] for one in patches]
     return sha256(json.dumps([code, IMPORTER, trees, files]).encode())
 

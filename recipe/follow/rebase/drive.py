@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import replace
 from typing import Any
 
-from recipe.bases.catalog import add
+from recipe.bases import commit
+from recipe.bases.address import git_address
 from recipe.bases.releases import Base, Bases, load_bases
-from recipe.bases.sources import VLLM_REPOSITORY, deepgemm_source, is_url, store_of, vllm_source
+from recipe.bases.sources import store_of
 from recipe.follow import remembered
 from recipe.follow.rebase import rewrite
 from recipe.follow.rebase import state as rebase_state
-from recipe.follow.rebase.advance import Command, Rebase, advance, inputs, read, take
+from recipe.follow.rebase.advance import Command, Rebase, advance, inputs, take
 from recipe.follow.rebase.checks import Asked, accepted, check_alone, check_kept
 from recipe.follow.rebase.finish import document, finish, finished, forget_rebase
+from recipe.follow.rebase.opened import open_rebase
 from recipe.follow.rebase.state import Decision, State, Step
 from recipe.follow.rebase.stop import CONTINUE, leave, settle, tell
 from recipe.ground import run
@@ -33,10 +34,12 @@ from recipe.ground.log import say
 from recipe.ground.project import Project
 from recipe.ground.secret import plain
 from recipe.objects import repository
-from recipe.objects.git import Store
 
 
 def run_rebase(asked: Asked, project: Project) -> dict[str, Any]:
+    address = git_address(asked.source)
+    if address is not None and asked.source != "git":
+        asked = replace(asked, source=address)  # a path may be another folder's by --continue
     lock = project.cache / "locks" / f"rebase-{sha256(str(project.root).encode())[:16]}.lock"
     with hold(lock, "the rebase of this checkout"):
         if asked.abort:
@@ -78,6 +81,7 @@ def begin(asked: Asked, name: str, project: Project) -> dict[str, Any]:
         command=asked.exec,
         accept=accept,
         inputs=inputs(project),
+        history=rebase.history,
     )
     say(f"{origin.tag} to {onto.tag}: {len(rebase.topics)} topics; cache {project.cache}")
     rebase_state.save(project, state)
@@ -101,7 +105,8 @@ def resume(asked: Asked, project: Project, state: State) -> dict[str, Any]:
     if plain(asked.source) != state.source:  # else it is named again, with what proves who asks
         asked = replace(asked, source=state.source)
     asked = replace(asked, upstream=state.upstream)
-    rebase = open_rebase(asked, project, bases, bases.find(state.onto), bases.find(state.origin))
+    onto, origin = bases.find(state.onto), bases.find(state.origin)
+    rebase = open_rebase(asked, project, bases, onto, origin, state.history)
     accept = accepted(asked, rebase.patches)
     check_kept(rebase, state)
     state = replace(state, accept=(*state.accept, *accept))
@@ -217,10 +222,10 @@ def pinned(project: Project, bases: Bases, text: str, *, offline: bool) -> tuple
     try:
         return bases, bases.find(text)
     except UsageError:
-        if offline or not re.fullmatch(r"v\d+\.\d+\.\d+(\.post\d+)?", text):
+        if offline or not commit.version_of(text):
             raise
     say(f"{text} isn't pinned yet")
-    bases = add(project, [text])
+    bases = commit.add(project, commit.Wanted(names=[text]))
     return bases, bases.find(text)
 
 
@@ -232,55 +237,3 @@ def before(bases: Bases, onto: Base) -> Base:
             f"{onto.tag} is the only pinned release", next="python build.py bases add v0.34.0"
         )
     return older[-1] if older else newer[0]
-
-
-def open_rebase(asked: Asked, project: Project, bases: Bases, onto: Base, origin: Base) -> Rebase:
-    source: str = asked.source
-    if source not in ("auto", "sdist", "git") and not is_url(source):
-        raise UsageError(
-            f"--source {source}: a folder is one release, and a rebase needs two",
-            next="use auto, git or a git address",
-        )
-    find = vllm_source if asked.upstream == "vllm" else deepgemm_source
-    store = store_of(project)
-
-    def source_of(base: Base) -> str:
-        return find(project, base, source=source, offline=asked.offline).commit
-
-    patches = read(project, asked.upstream)
-    from_git = asked.upstream == "vllm" and (source == "git" or is_url(source))
-    history = False
-    if from_git and not asked.offline:
-        url = VLLM_REPOSITORY if source == "git" else source
-        source_of(origin)
-        source_of(onto)
-        history = fetched_history(store, url, origin, onto)
-    return Rebase(
-        project=project,
-        bases=bases,
-        store=store,
-        onto=onto,
-        origin=origin,
-        upstream=asked.upstream,
-        patches=patches,
-        source_of=source_of,
-        history=history,
-    )
-
-
-def fetched_history(store: Store, url: str, origin: Base, onto: Base) -> bool:
-    """Fetch the commits between two releases; without them a rebase has only the trees to go by.
-
-    Those that are in the store are there for good: the server isn't asked again.
-    """
-    text = f"{plain(url)} {origin.tag} {onto.tag}"
-    there = f"refs/sm12x/history/{sha256(text.encode())}"
-    if store.commit_of(there) is not None:
-        return True
-    try:
-        store.fetch_history(url, onto.tag, origin.tag)
-        store.set_ref(there, store.text("rev-parse", f"refs/sm12x/tags/{onto.tag}^{{commit}}"))
-    except run.CommandFailed as error:
-        say(f"  going on without the commits between them: {error.stderr.strip()}")
-        return False
-    return True

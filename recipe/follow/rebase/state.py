@@ -86,7 +86,9 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """One rebase. inputs: a hash of series and patches as they were when it began."""
+    """One rebase. inputs: a hash of series and patches as they were when it began. history: whether
+    it was begun with the commits between the releases.
+    """
 
     onto: str
     origin: str
@@ -98,6 +100,7 @@ class State:
     steps: tuple[Step, ...] = ()
     stop: Stop | None = None
     finishing: bool = False
+    history: bool = False
 
 
 def folder(project: Project) -> Path:

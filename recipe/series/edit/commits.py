@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,10 +57,15 @@ class Tree:
         return f"git -C {self.root} rebase -i base-{self.base.tag}, and reword it"
 
 
-def read_tree(project: Project, bases: Bases, store: Store, root: Path) -> Tree:
-    """The base and the commits of a tree that is in order; UsageError says what isn't."""
+def read_tree(
+    project: Project, bases: Bases, store: Store, root: Path, known: Collection[str]
+) -> Tree:
+    """The base and the commits of a tree that is in order; UsageError says what isn't.
+
+    known: the topics of the series.
+    """
     with opened(root) as work:
-        return read_opened(project, bases, store, root, work)
+        return read_opened(project, bases, store, root, work, known)
 
 
 @contextmanager
@@ -77,9 +82,16 @@ def opened(root: Path) -> Iterator[WorkTree]:
         ) from None
 
 
-def read_opened(project: Project, bases: Bases, store: Store, root: Path, work: WorkTree) -> Tree:
+def read_opened(
+    project: Project,
+    bases: Bases,
+    store: Store,
+    root: Path,
+    work: WorkTree,
+    known: Collection[str],
+) -> Tree:
     base = base_of(work, root, bases)
-    check_finished(work, root)
+    check_finished(work, root, base, known)
     assert work.borrowed is not None
     with hold(project.cache / "locks" / "store.lock", "the object store"):
         head = store.fetch_tree(work.borrowed, REF)
@@ -141,7 +153,7 @@ def base_of(work: WorkTree, root: Path, bases: Bases) -> Base:
     return bases.find(tags[0].removeprefix("base-"))
 
 
-def check_finished(work: WorkTree, root: Path) -> None:
+def check_finished(work: WorkTree, root: Path, base: Base, known: Collection[str]) -> None:
     for name in ("rebase-merge", "rebase-apply"):
         if (work.root / work.text("rev-parse", "--git-path", name)).exists():
             raise UsageError(
@@ -154,9 +166,41 @@ def check_finished(work: WorkTree, root: Path) -> None:
         raise UsageError(
             f"{root} has changes in no commit: {', '.join(line.strip() for line in changed[:5])}",
             means="A patch is what its commit says.",
-            next=f"git -C {root} add -A && git -C {root} commit --amend, "
+            next=f"git -C {root} add -A, then {into_its_commit(work, root, base, known)}; "
             "or git stash -u what isn't meant",
         )
+
+
+def into_its_commit(work: WorkTree, root: Path, base: Base, known: Collection[str]) -> str:
+    """How an edit comes into the commit that it belongs to.
+
+    Only what a person has begun is amended. The last commit may as well be another topic's patch,
+    which the edit would go into.
+    """
+    message = work.git("log", "-1", "--format=%B").decode("utf-8", "replace")
+    topic = re.search(r"^Topic: *(.*\S)", message.rstrip("\n").rsplit("\n\n", 1)[-1], re.MULTILINE)
+    if topic is not None and topic[1] not in known:
+        return f"git -C {root} commit --amend"
+    return (
+        f"git -C {root} commit for a patch of its own, or for one that is there "
+        f"git -C {root} commit --fixup COMMIT and "
+        f"git -C {root} rebase -i --autosquash base-{base.tag}"
+    )
+
+
+def single_blanks(store: Store, commit: str, parent: str) -> str:
+    """The commit with single blanks in its subject; itself if it has no others.
+
+    git am makes one of each run of them, so a patch file can't hold more.
+    """
+    text = store.git("log", "-1", "--format=%B", commit).decode("utf-8", "surrogateescape")
+    first, line_break, rest = text.removesuffix("\n").partition("\n")
+    subject = re.sub(r"[ \t]{2,}|\t", " ", first.strip(" \t"))
+    if subject == first:
+        return commit
+    author, _, date = store.text("log", "-1", "--format=%an <%ae>%n%ad", commit).partition("\n")
+    message = subject + line_break + rest
+    return store.commit(store.tree_of(commit), parent, message=message, author=author, date=date)
 
 
 def read_commit(store: Store, commit: str, *parents: str) -> Commit:
@@ -167,6 +211,7 @@ def read_commit(store: Store, commit: str, *parents: str) -> Commit:
             means="A patch has one parent: the patch before it.",
             next="make the branch a line, with git rebase",
         )
+    commit = single_blanks(store, commit, parents[0])
     paragraph = message.rstrip("\n").rsplit("\n\n", 1)[-1]
     topic = re.search(r"^Topic: *(.*\S)", paragraph, re.MULTILINE)
     return Commit(

@@ -58,7 +58,7 @@ def from_tree(stacks: Stacks, root: Path, upstream: str) -> Refreshed:
     """The series that the commits of a tree ask for."""
     project, bases, store = stacks.project, stacks.bases, stacks.store
     patches = check(project, bases)
-    tree = read_tree(project, bases, store, root)
+    tree = read_tree(project, bases, store, root, {patch.topic for patch in patches})
     series = stacks.series(tree.base, patches, upstream)
     check_overlay(project, tree, {file.path for file in series.files} | tree.laid, upstream)
     reader = Reader(store=store, bases=bases, tree=tree, here=series.patches, upstream=upstream)
@@ -100,9 +100,16 @@ def check_headers(project: Project, bases: Bases, tree: Tree, draft: Draft) -> N
             error.what,
             means="So it would be with the commits of the tree. Nothing was written. "
             + error.means,
-            next=f"mend the trailers: git -C {tree.root} commit --amend, "
-            f"or rebase -i base-{tree.base.tag}; or {error.next}",
+            next=f"mend the trailers: {reworded(tree, draft)}; or {error.next}",
         ) from None
+
+
+def reworded(tree: Tree, draft: Draft) -> str:
+    """How to change the messages of the commits that something is new of."""
+    changed = [commit for commit in tree.commits if commit in draft.origins.values()]
+    if len(changed) == 1:
+        return tree.reword(changed[0])
+    return f"git -C {tree.root} rebase -i base-{tree.base.tag}, and reword them"
 
 
 def followers(draft: Draft) -> set[str]:

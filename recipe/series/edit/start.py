@@ -64,12 +64,13 @@ def template(bases: Bases, base: Base, topic: str, test: str) -> str:
     """What the message of a commit starts from; lines with # go when it is made."""
     release = ".".join(str(part) for part in base.version.release[:2])
     older = [one.tag for one in bases.releases if one.version < base.version]
-    hint = []
+    said, hint = [], []
     if older:
-        # Every topic is resolved on every base, so something must be said of these.
+        # Every topic is resolved on every base, so something is said of these.
+        said = [f"Not-Needed: <{release}"]
         hint = [
-            f"# Older releases are pinned as well, {older[0]} to {older[-1]}: lower Bases to them,",
-            f"# or say that they don't need it: Not-Needed: <{release}",
+            f"# Older releases are pinned as well, {older[0]} to {older[-1]}. If they need it,",
+            "# lower Bases to them and take Not-Needed out.",
         ]
     return "\n".join(
         [
@@ -82,8 +83,10 @@ def template(bases: Bases, base: Base, topic: str, test: str) -> str:
             *hint,
             "Origin: vendor",
             "Forwarded: no",
+            *said,
             "# If it touches CMake or CUDA sources, whose compile it changes: Components: none",
-            f"Tests: {test}",
+            f"# Once there is a test that shows that it works: Tests: {test}",
+            "Tests: none",
             "",
         ]
     )

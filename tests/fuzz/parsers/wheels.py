@@ -15,7 +15,7 @@ from recipe.gpu.audit.wheels import open_wheel
 from recipe.wheel import read
 from recipe.wheel.check import check_wheel
 from recipe.wheel.index import entry, pages, serve
-from recipe.wheel.write import set_metadata_version, set_version_file, set_wheel_tag
+from recipe.wheel.metadata import set_metadata_version, set_version_file, set_wheel_tag
 from tests.fuzz.parser import CORPUS, Parser, text
 from tests.recipe import small
 from tests.recipe.packages import pure_wheel

@@ -50,7 +50,8 @@ def test_an_unknown_base_lists_the_known_ones(asked: str) -> None:
     with pytest.raises(UsageError) as caught:
         bases.find(asked)
     assert all(base.tag in caught.value.what for base in bases.releases)
-    assert caught.value.next.startswith("python build.py bases add v")
+    wanted = {"main": "main", "0.99": "v0.99", "v0.19.0": "v0.19.0", "v1": "v1"}
+    assert caught.value.next == f"python build.py bases add {wanted.get(asked, 'v0.33.0')}"
 
 
 def test_an_unknown_base_ends_the_command_with_2(world: World) -> None:
@@ -73,7 +74,7 @@ def test_an_unknown_base_ends_the_command_with_2(world: World) -> None:
         ('python = ">=3.10"', 'python = "three"', "v9.1.0: InvalidSpecifier"),
         (small.sha256(b"sdist"), "abc", "not a sha256"),
         (small.SDIST, "../evil.tar.gz", "not a file name"),
-        ("inner.deepgemm", "inner.other", "v9.1.0: StopIteration"),
+        ("sdist = ", "source = ", "its source is either an sdist or git"),
         ('"v9.1.0"', '"newest"', "InvalidVersion"),
         ("[[base]]", "[[bases]]", "pins no release"),
         ('"v9.1.0"', '"v9.1.0 "', "not the tag of a release"),

@@ -133,7 +133,7 @@ def test_a_wheel_that_takes_any_torch_is_refused(patched: World) -> None:
 
     assert done.status == 6
     assert "doesn't fix torch" in done.err
-    assert "recipe/wheel/write.py" in done.next
+    assert "recipe/wheel/metadata.py" in done.next
     assert patched.left_in_out() == []
 
 

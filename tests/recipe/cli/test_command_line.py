@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import pty
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +100,7 @@ def test_an_error_is_a_document_too_with_its_code_and_what_to_type(
 def test_a_misspelled_verb_starts_nothing(world: World, args: tuple[str, ...]) -> None:
     done = world.run(*args)
     assert done.status == 2
-    assert "invalid choice" in done.err
+    assert f"no such VERB: {args[0]}" in done.err
     assert "build" in done.err
     assert world.index.asked == []
     assert not world.cache.exists()
@@ -109,13 +111,100 @@ def test_a_misspelled_verb_starts_nothing(world: World, args: tuple[str, ...]) -
 def test_an_option_is_never_guessed(world: World, args: tuple[str, ...]) -> None:
     done = world.run(*args)
     assert done.status == 2
-    assert "unrecognized arguments" in done.err
+    assert "has no option" in done.err
     assert world.index.asked == []
 
 
-def test_without_a_verb_it_builds(world: World) -> None:
+def test_options_without_a_verb_are_those_of_build(world: World) -> None:
     done = world.good("--no-test", "--out", str(world.out))
     assert world.wheel().name in done.out
+
+
+def test_alone_it_says_how_it_is_used_and_does_nothing(world: World) -> None:
+    done = world.run()
+    assert done.status == 2
+    assert done.out.startswith("usage: build.py")
+    assert world.index.asked == []
+    assert not world.cache.exists()
+
+
+def test_the_version_names_recipe_releases_and_python(world: World) -> None:
+    done = world.good("--version")
+    assert re.fullmatch(r"vllm-sm12x \d\S* .*vLLM up to v9\.1\.0, Python 3\.\S+\n", done.out)
+    assert not world.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        (("plna", "--base", "v9.1.0"), "plan --base v9.1.0"),
+        (("plan", "--bsae", "v9.1.0", "--json"), "plan --base v9.1.0 --json"),
+        (("plan", "--bsae=v9.1.0"), "plan --base=v9.1.0"),
+        (("plan", "--base", "v9.l.0"), "plan --base v9.1.0"),
+        (("--base", "latset"), "--base latest"),
+        (("bases", "ad", "v9.2.0"), "bases add v9.2.0"),
+        (("plan", "--compiler-cache", "scache"), "plan --compiler-cache sccache"),
+        (("plan", "--base", "v9.1.0", "--arch", "sm_121a"), "plan --base v9.1.0 --arch 12.1a"),
+        (("plan", "--arch=120;compute_121"), "plan '--arch=12.0;12.1'"),
+        (("plan", "--arch", "12.1(2.0)"), "plan --arch 12.1"),
+        (("plan", "--arch", "121-real 12.0a+ptx"), "plan --arch '12.1;12.0a+PTX'"),
+    ],
+)
+def test_what_was_meant_can_be_pasted_with_all_the_rest(
+    world: World, args: tuple[str, ...], meant: str
+) -> None:
+    done = world.run(*args)
+    assert done.status == 2
+    assert "did you mean" in done.err
+    assert done.next == f"python build.py {meant}"
+    assert world.index.asked == []
+    again = world.run(*shlex.split(done.next)[2:], "--offline", "--help")
+    assert again.status == 0
+
+
+@pytest.mark.parametrize("args", [("plan", "--zzz"), ("plan", "v9.1.0"), ("plan", "--arch", "1")])
+def test_where_nothing_is_close_nothing_is_offered(world: World, args: tuple[str, ...]) -> None:
+    done = world.run(*args)
+    assert done.status == 2
+    assert "did you mean" not in done.err
+
+
+@pytest.mark.parametrize(
+    "args", [("plan", "--bsae"), ("plan", "--jobs", "none"), ("paln",), ("plan", "--base")]
+)
+def test_a_usage_error_is_a_document_too(world: World, args: tuple[str, ...]) -> None:
+    done = world.run(*args, "--json")
+    assert done.status == 2
+    assert done.document["error"]["exit_code"] == 2
+    assert done.document["error"]["next"] == done.next
+
+
+def test_what_upstreams_build_reads_and_ours_doesnt_is_said(world: World) -> None:
+    env = {"TORCH_CUDA_ARCH_LIST": "9.0", "MAX_JOBS": "3"}
+    done = world.good("plan", env=env)
+    assert "TORCH_CUDA_ARCH_LIST in the environment isn't read here; --arch says it" in done.err
+    assert "MAX_JOBS in the environment isn't read here; --jobs says it" in done.err
+    assert "note:" not in world.good("plan").err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--arch", "12.1", "--platform", "x86_64"), True),
+        (("--arch", "12.1f", "--platform", "manylinux_2_28_x86_64"), True),
+        (("--arch", "12.1", "--platform", "aarch64"), False),
+        (("--arch", "12.0;12.1", "--platform", "x86_64"), False),
+    ],
+)
+def test_a_wheel_that_no_spark_takes_is_named(
+    world: World, args: tuple[str, ...], said: bool
+) -> None:
+    assert ("is aarch64 and this is a wheel for" in world.run("plan", *args).err) is said
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_names_no_default_that_is_none(world: World, name: str) -> None:
+    assert not re.search(r"default: (None|False|\[\])", world.good(name, "--help").out)
 
 
 def test_a_dry_run_writes_no_wheel_and_fetches_none(world: World) -> None:

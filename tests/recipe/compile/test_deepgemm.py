@@ -160,7 +160,7 @@ def lifted(inner: Inner) -> Base:
         *base.inner,
     )
     lift = InnerPin(name="deepgemm", repository="https://x.example/d.git", pin="new")
-    return replace(base, deepgemm=pins[0], inner=pins, lifted=(lift,))
+    return replace(base, inner=pins, lifted=(lift,))
 
 
 def test_the_published_one_is_carried_until_it_is_compiled(inner: Inner) -> None:

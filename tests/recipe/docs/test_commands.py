@@ -145,7 +145,7 @@ def of_docker(command: Command) -> None:
     parser = argparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("build", choices=["build"])
     parser.add_argument("--target", choices=stages)
-    parser.add_argument("--platform", choices=["linux/arm64", "linux/amd64"])
+    parser.add_argument("--platform", choices=["linux/arm64", "linux/amd64,linux/arm64"])
     for option in ("--build-context", "--secret", "--output", "--build-arg"):
         parser.add_argument(option, action="append", default=[])
     parser.add_argument("folder", choices=["."])

@@ -79,7 +79,7 @@ def test_the_deepgemm_pin_is_laid_where_a_patch_reads_it(world: World) -> None:
 
     pins = (tree / "cmake" / "sm12x_pins.cmake").read_text(encoding="utf-8")
     shell = (tree / "tools" / "sm12x_pins.sh").read_text(encoding="utf-8")
-    pinned = load_bases(world.root / "bases.toml").releases[-1].deepgemm.pin
+    pinned = load_bases(world.root / "bases.toml").releases[-1].pin_of("deepgemm").pin
     assert f'SM12X_DEEPGEMM_COMMIT "{pinned}"' in pins
     assert f'DEEPGEMM_GIT_REF="{pinned}"' in shell
 

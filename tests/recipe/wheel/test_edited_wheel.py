@@ -20,7 +20,8 @@ import pytest
 
 from recipe.ground.errors import AuditError, SourceError
 from recipe.wheel.check import check_wheel
-from recipe.wheel.write import Edit, wheel_name, write_wheel
+from recipe.wheel.layout import Edit
+from recipe.wheel.write import wheel_name, write_wheel
 from tests.recipe import small
 
 OURS = "9.1.0+sm12x.4"

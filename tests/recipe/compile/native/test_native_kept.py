@@ -12,8 +12,6 @@ import pytest
 from recipe.compile.deepgemm import DeepGemm
 from recipe.compile.native.fates import useless
 from recipe.compile.native.members import with_files
-from recipe.compile.native.settle import Settled
-from recipe.compile.native.stage import Native
 from recipe.wheel.components import Action, Component
 from tests.recipe.scripted import (
     DEEPGEMM,
@@ -101,11 +99,10 @@ def test_a_whole_build_says_which_pythons_lost_a_component(
     upstreams: tuple[str, ...], ours: tuple[str, ...], gone: str
 ) -> None:
     component = Component(name=DEEPGEMM, files=(), action=Action.REBUILD, why="")
-    native = Native(settled=Settled(components=(component,), measured=False))
     before, after = (
         [f"vllm/third_party/deep_gemm/{name}.so" for name in names] for names in (upstreams, ours)
     )
-    (made,) = with_files([component], before, after, native)
+    (made,) = with_files([component], before, after, {})
     assert made.files == tuple(after)
     assert made.lacks.endswith(f"it is gone for {gone}") if gone else made.lacks == ""
 

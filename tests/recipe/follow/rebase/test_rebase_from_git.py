@@ -71,3 +71,37 @@ def test_a_folder_is_no_source_of_two_releases(world: World) -> None:
 
     assert done.status == 2
     assert "a rebase needs two" in done.err
+
+
+def test_a_mirror_without_another_release_and_gone_in_the_middle_changes_no_answer(
+    world: World,
+) -> None:
+    """It is bare and named by its path; what was found with its commits stays found without it."""
+    world.add_patch("one.patch", world.upstream.patch({"vllm/model.py": OURS}, Topic="one"))
+    envs = edited(small.TREE["vllm/envs.py"], b"knob 3\n", b"our knob\n")
+    world.add_patch("zero.patch", world.upstream.patch({"vllm/envs.py": envs}, Topic="zero"))
+    series = world.root / "series.txt"
+    series.write_text("vllm/zero.patch\nvllm/one.patch\n", encoding="utf-8")
+    theirs = edited(OURS, b"our line 20\n", b"another line 20\n")
+    other = edited(small.TREE["vllm/envs.py"], b"knob 3\n", b"their knob\n")
+    add_release(world, "9.2.0", {})
+    origin = tagged(
+        world,
+        [
+            ("Take our line (#7)", {"vllm/model.py": OURS}),
+            ("Rework", {"vllm/model.py": theirs, "vllm/envs.py": other}),
+        ],
+    )
+    add_release(world, "9.3.0", {})  # its tag is in no mirror
+    mirror = world.root.parent / "mirror.git"
+    origin.git("clone", "--quiet", "--bare", str(origin.root), str(mirror))
+
+    done = rebase(world, "--onto", "v9.2.0", "--from", "v9.1.0", "--source", str(mirror))
+
+    assert done.status == 4, done.err
+    assert done.document["stop"]["patch"] == "vllm/zero.patch"
+    mirror.rename(world.root.parent / "gone.git")
+    done = rebase(world, "--skip", "not-needed")
+    assert done.status == 0, done.err
+    by_patch = {step["patch"]: step["outcome"] for step in done.document["patches"]}
+    assert by_patch["vllm/one.patch"] == "upstreamed"

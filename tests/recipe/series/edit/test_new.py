@@ -40,7 +40,6 @@ def test_from_a_topic_to_a_patch_of_the_series(three: World, tmp_path: Path) -> 
     assert "tests/patched/test_my_topic.py" in done.err
     assert subjects(made) == 3
     commit(made, "csrc")
-    (three.root / "tests" / "patched" / "test_my_topic.py").touch()
 
     refreshed = refresh(three, made)
 
@@ -49,8 +48,7 @@ def test_from_a_topic_to_a_patch_of_the_series(three: World, tmp_path: Path) -> 
     head, _, trailers = text.partition("diff --git")[0].partition("Because.\n\n")
     assert "Subject: Do the new thing\n" in head
     assert trailers == (
-        "Topic: my-topic\nBases: >=9.1\nOrigin: vendor\nForwarded: no\n"
-        "Tests: tests/patched/test_my_topic.py\n\n"
+        "Topic: my-topic\nBases: >=9.1\nOrigin: vendor\nForwarded: no\nTests: none\n\n"
     )
     series = (three.root / "series.txt").read_text(encoding="utf-8")
     assert series == SERIES + "vllm/my-topic.patch\n"
@@ -66,7 +64,6 @@ def test_after_a_patch_it_gets_its_place_in_the_series(three: World, tmp_path: P
     made = Repository(root=folder)
     assert subjects(made) == 1
     commit(made)
-    (three.root / "tests" / "patched" / "test_my_topic.py").touch()
     assert refresh(three, made).status == 0
     series = (three.root / "series.txt").read_text(encoding="utf-8")
     assert "vllm/one.patch\nvllm/my-topic.patch\nvllm/two.patch" in series
@@ -82,22 +79,36 @@ def test_a_message_that_was_not_filled_in_makes_no_commit(three: World, tmp_path
     assert subjects(made) == 3
 
 
-def test_a_newer_base_asks_what_the_older_ones_need(three: World, tmp_path: Path) -> None:
-    """The template names them in a comment, and `refresh` doesn't let it pass."""
+def test_the_template_of_a_newer_base_is_refreshed_as_it_stands(
+    three: World, tmp_path: Path
+) -> None:
+    """With nothing but a subject typed: the other releases and a test ask for no word."""
     folder = tmp_path / "work"
     three.good("new", "my-topic", "--tree", str(folder))
     template = (folder / ".git" / "commit-template").read_text(encoding="utf-8")
     assert "# Older releases are pinned as well, v9.1.0 to v9.2.0" in template
     made = Repository(root=folder)
-    commit(made)
-    (three.root / "tests" / "patched" / "test_my_topic.py").touch()
+    commit(made, editor="sed -i '1s/^/Do the new thing/'")
+    assert refresh(three, made).status == 0
+    three.good("lint")
+    text = (three.root / "patches" / "vllm" / "my-topic.patch").read_text(encoding="utf-8")
+    assert "\nBases: >=9.3\nOrigin: vendor\nForwarded: no\nNot-Needed: <9.3\nTests: none\n" in text
+
+
+def test_an_edit_without_a_commit_is_never_put_into_anothers_patch(
+    three: World, tmp_path: Path
+) -> None:
+    folder = tmp_path / "work"
+    three.good("new", "my-topic", "--tree", str(folder))
+    made = Repository(root=folder)
+    made.write({"vllm/new.txt": b"new\n"})
     done = refresh(three, made)
     assert done.status == 2
-    assert "topic my-topic is unresolved on v9.1.0" in done.err
-    text = made.text("log", "-1", "--format=%B")
-    mended = text.replace("Forwarded: no", "Forwarded: no\nNot-Needed: <9.3")
-    made.git("commit", "--quiet", "--amend", "-m", mended)
-    assert refresh(three, made).status == 0
+    assert "--amend" not in done.next
+    assert "commit for a patch of its own" in done.next
+    commit(made)
+    made.write({"vllm/new.txt": b"newer\n"})
+    assert "commit --amend" in refresh(three, made).next  # its own patch, begun in this tree
 
 
 @pytest.mark.parametrize(

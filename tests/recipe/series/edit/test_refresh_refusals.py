@@ -102,8 +102,8 @@ REFUSED: dict[str, tuple[Callable[[Repository], object], str, str]] = {
         "commit --amend",
     ),
     "a trailer nobody knows": (
-        on_top(Signed_off_by="me"),
-        "(Do new): not a trailer",
+        on_top(Wanted_For="me"),
+        "(Do new): unknown trailer Wanted-For",
         "commit --amend",
     ),
     "a trailer that is missing": (
@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Callable[[Repository], object], str, str]] = {
     "a changed file": (
         lambda made: made.write({"vllm/envs.py": b"mine\n"}),
         "changes in no commit: M vllm/envs.py",
-        "commit --amend",
+        "commit --fixup",
     ),
     "a file that git doesn't know": (
         lambda made: made.write({"vllm/mine.py": b"mine\n"}),

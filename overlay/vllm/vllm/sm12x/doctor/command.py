@@ -4,8 +4,9 @@
 python -m vllm.sm12x.doctor [--device 12.1] [--json]
 
 Looks only: nothing is loaded onto a GPU, and neither vLLM's extensions nor FlashInfer are imported.
-With --device it tells the paths alone, on such a device with what is installed here. Exits 0
-whatever it finds.
+It runs without torch, and without anything else that the wheel asks for. With --device it tells the
+paths alone, on such a device with what is installed here. Exits 8 when what is installed can't
+serve, else 0.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from ..support.flashinfer import find_flashinfer, flashinfer_v4_shapes
 from ..support.models import paths
 from .machine import Facts, gather, installed_version
 from .report import advise, as_json, choices, choose_gemm, path_lines, path_rows, report
+
+UNFIT = 8
 
 
 def capability_of(text: str) -> tuple[int, int]:
@@ -47,11 +50,14 @@ def foretell(capability: tuple[int, int], forced: bool | None, *, json_wanted: b
 def described(facts: Facts) -> dict[str, Any]:
     """Return what was found, in JSON's types."""
     shapes = facts.flashinfer_shapes
-    return asdict(facts) | {"flashinfer_shapes": None if shapes is None else sorted(shapes)}
+    return asdict(facts) | {
+        "flashinfer_shapes": None if shapes is None else sorted(shapes),
+        "faults": [asdict(fault) | {"kind": fault.kind.name.lower()} for fault in facts.faults],
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code, 0."""
+    """Run the command line and return its exit code: 8 when nothing can be served, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m vllm.sm12x.doctor", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -71,9 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
     found = choices(facts, device, forced)
     gemm = choose_gemm(facts, device, forced)
     advice = advise(facts, found, gemm)
+    code = UNFIT if any(fault.stops for fault in facts.faults) else 0
     if not options.json:
         print(report(facts, found, gemm, advice))
-        return 0
+        return code
     document = {
         "schema": 1,
         **described(facts),
@@ -82,4 +89,4 @@ def main(arguments: list[str] | None = None) -> int:
         "advice": advice,
     }
     print(json.dumps(document))
-    return 0
+    return code

@@ -20,6 +20,9 @@ GIB = 1 << 30
 # Below this share of MemAvailable the page cache is what keeps memory from the GPU.
 _FREE_SHARE = 0.5
 _LITTLE_READ_AHEAD_KIB = 1024
+# Kept for the system and for vLLM's own processes where they share the GPU's memory: a reasoned
+# figure, not a measured one.
+_KEPT = 8 * GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,14 @@ def shown(memory: HostMemory) -> list[str]:
             "stream (VLLM_SM12X_LOADING) doesn't depend on it"
         )
     return lines
+
+
+def safe_utilization(memory: HostMemory) -> float:
+    """Return the largest --gpu-memory-utilization that fits what is free, in hundredths.
+
+    vLLM refuses to start where less than that share of all memory is free.
+    """
+    return max(0, 100 * (memory.free - _KEPT) // memory.total) / 100
 
 
 def changes(memory: HostMemory) -> list[str]:

@@ -5,16 +5,18 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import envs
-from ..support.flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes
-from ..support.gemm import DeepGemm, find_deep_gemm
+from ..support.flashinfer import FlashInfer, find_flashinfer, flashinfer_v4_shapes, release_of
+from ..support.gemm import CALLS_DEEP_GEMM, DeepGemm, find_deep_gemm
 from .binaries import Extension, examine, find_cuobjdump
+from .faults import driver
+from .faults.fault import Fault
+from .faults.find import Around, found
 from .host_memory import HostMemory, look
 
 PACKAGES = ("vllm", "torch", "triton", "flashinfer-python")
@@ -48,7 +50,7 @@ class Facts:
 
     `flashinfer_shapes`: the (heads, window) that it decodes V4 for, where it has a table of them.
     `flashinfer_unusable`: why vLLM won't use it on this machine. `examined`: a tool was there to
-    look into the extensions.
+    look into the extensions. `faults`: what of the installation doesn't fit together.
     """
 
     devices: tuple[Device, ...]
@@ -64,6 +66,7 @@ class Facts:
     examined: bool
     knobs: tuple[Knob, ...]
     unknown_knobs: tuple[str, ...]
+    faults: tuple[Fault, ...]
 
     @property
     def sm12x(self) -> tuple[Device, ...]:
@@ -73,37 +76,53 @@ class Facts:
 
 def gather() -> Facts:
     """Look at this machine."""
-    is_cuda, devices = _devices()
+    asked = driver.ask()
+    is_cuda, devices, failure = _devices()
+    if not devices and asked is not None:
+        # torch is missing, broken or for the CPU; the devices are there all the same.
+        is_cuda, devices = True, _told(asked)
     package = Path(__file__).parents[2]
     site = [Path(folder) for folder in sys.path if folder]
     tool = find_cuobjdump(site)
+    memory, deep_gemm = look(), find_deep_gemm()
     versions = {name: installed_version(name) for name in PACKAGES}
+    sm12x = [device.capability for device in devices if device.capability[0] == 12]
+    around = Around(
+        driver=asked.version if asked else None,
+        capability=(*sm12x, None)[0],
+        deep_gemm=deep_gemm.kernels and release_of(versions["vllm"] or "") >= CALLS_DEEP_GEMM,
+        available=memory.available if memory else None,
+        torch_failure=failure,
+    )
     return Facts(
         devices=devices,
         is_cuda=is_cuda,
-        driver=_driver(),
-        memory=look(),
+        driver=around.driver,
+        memory=memory,
         versions=versions,
         flashinfer=find_flashinfer(),
         flashinfer_shapes=flashinfer_v4_shapes(),
         flashinfer_unusable=without_compiler(),
-        deep_gemm=find_deep_gemm(),
+        deep_gemm=deep_gemm,
         extensions=examine(package, tool),
         examined=tool is not None,
         knobs=read_knobs(),
         unknown_knobs=unknown_knobs(),
+        faults=found(around),
     )
 
 
-def _devices() -> tuple[bool, tuple[Device, ...]]:
-    """Whether torch is built for CUDA (not ROCm), and its devices."""
+def _devices() -> tuple[bool, tuple[Device, ...], str]:
+    """Whether torch is built for CUDA (not ROCm), its devices, and what importing it ended with."""
     if importlib.util.find_spec("torch") is None:
-        return False, ()
-    import torch
-
+        return False, (), ""
+    try:
+        import torch
+    except Exception as problem:  # a library that isn't there is an OSError, and there are others
+        return False, (), f"{type(problem).__name__}: {' '.join(str(problem).split())}"
     if not torch.cuda.is_available():
-        return torch.version.cuda is not None, ()
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return torch.version.cuda is not None, (), ""
+    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     devices = (
         Device(
             name=d.name,
@@ -111,22 +130,25 @@ def _devices() -> tuple[bool, tuple[Device, ...]]:
             memory_gib=round(d.total_memory / 2**30),
             integrated=bool(d.is_integrated),
         )
-        for d in found
+        for d in properties
     )
-    return torch.version.cuda is not None, tuple(devices)
+    return torch.version.cuda is not None, tuple(devices), ""
 
 
-def _driver() -> str | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = done.stdout.split()
-    return lines[0] if done.returncode == 0 and lines else None
+def _told(asked: driver.Driver) -> tuple[Device, ...]:
+    """The devices as the driver tells them. One without memory of its own has the host's."""
+    memory = look()
+    host = memory.total / 2**20 if memory else 0
+    return tuple(
+        Device(
+            name=card.name,
+            capability=card.capability,
+            memory_gib=round((card.memory_mib or host) / 1024),
+            integrated=card.memory_mib is None,
+        )
+        for card in asked.cards
+        if card.capability is not None
+    )
 
 
 def installed_version(package: str) -> str | None:

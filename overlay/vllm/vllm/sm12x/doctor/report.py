@@ -102,6 +102,9 @@ def report(
     lines.append(f"  driver {facts.driver or 'not found'}")
     lines.append("Host memory")
     lines += [f"  {line}" for line in (host_memory.shown(facts.memory) if facts.memory else ())]
+    if facts.memory is not None and any(device.integrated for device in facts.devices):
+        safe = host_memory.safe_utilization(facts.memory)
+        lines.append(f"  the GPU shares it: --gpu-memory-utilization {safe:.2f} fits what is free")
     lines.append("Versions")
     lines += [f"  {name} {version or 'not installed'}" for name, version in facts.versions.items()]
     lines.append(f"  FlashInfer's sparse MLA for SM12x: {_flashinfer(facts.flashinfer)}")
@@ -119,7 +122,10 @@ def report(
     told = NO_VLLM if gemm is None else f"{SUBJECT}: {gemm.path.value}, because {gemm.why}"
     lines.append(f"  {told}")
     lines.append("To change")
-    lines += [f"  {item}" for item in advice] or ["  nothing"]
+    said = [*map(str, facts.faults), *advice]
+    lines += [f"  {item}" for item in said] or ["  nothing"]
+    if any(fault.stops for fault in facts.faults):
+        lines.append("vLLM can't serve here before that is changed.")
     return "\n".join(lines)
 
 

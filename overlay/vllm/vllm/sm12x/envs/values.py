@@ -17,12 +17,12 @@ def choice(*values: str) -> Callable[[str], str]:
 
 
 def gibibytes(text: str) -> float:
-    """Parse a finite size in GiB that is not negative."""
+    """Parse a size in GiB that is not negative and whose bytes are a finite number."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
+    if not (math.isfinite(value * 2**30) and value >= 0):
         raise ValueError("expected a size in GiB, such as 50 or 0.5")
     return value
 

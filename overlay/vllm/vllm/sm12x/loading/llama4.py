@@ -5,11 +5,14 @@ Before v0.24.0 (vllm-project/vllm#44645) ``Llama4ForConditionalGeneration.load_w
 whole checkpoint into lists before it loaded anything. Where the iterator gives private copies
 instead of views on mapped files, that needs host memory for all the weights at once.
 
-Here a language-model weight is handed on as it comes and let go before the next is asked for.
-Two small groups wait in lists until the language model is done, as upstream has them wait:
+Here a weight goes to where it belongs as it comes, and is let go before the next is asked for. A
+loader may give views of a buffer that holds a whole shard, in the GPU's memory: one view that is
+kept would keep it all. So two groups that have to wait for the language model don't keep the
+loader's memory:
 
-* the vision and projector weights, which the model itself loads last;
-* expert scales of one value that aren't spread over the experts.
+* expert scales of one value that aren't spread over the experts wait as copies;
+* query, key and value weights of the vision tower, if it is data-parallel, wait as they are: the
+  model joins them.
 
 Expert scales of more values (per channel, per group) wait upstream as well; here they stream, with
 one exception. ``Llama4Model.load_weights`` takes expert tensors to be fused from the first name on
@@ -32,9 +35,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     NamedWeight = tuple[str, Tensor]
+    Stacked = list[tuple[str, str, str | int]]
 
 _FUSED_EXPERTS = re.compile(r"experts\.(gate_up|down)_proj")
 _ONE_EXPERT = re.compile(r"experts\.\d+\.")
+_JOINED = re.compile(r"\.self_attn\.[qkv]_proj")
 
 
 class Route(str, Enum):
@@ -45,9 +50,11 @@ class Route(str, Enum):
     SPREAD = "spread"
     """One value, written to all the experts of its parameter at once."""
     SCALE = "scale"
-    """Kept for the language model's second pass."""
+    """A copy of it is kept for the language model's second pass."""
     OTHER = "other"
-    """Kept for the vision tower and the projector."""
+    """Written to the vision tower or the projector at once."""
+    JOINED = "joined"
+    """Kept for the vision tower, which joins it with others."""
     ABSENT = "absent"
     """Dropped: its module isn't on this pipeline stage."""
 
@@ -55,21 +62,31 @@ class Route(str, Enum):
 class Llama4Multimodal(Protocol):
     """What is needed of upstream's Llama4ForConditionalGeneration."""
 
+    use_data_parallel: bool
+
     def _rename_weight_for_modelopt_checkpoint(self, name: str) -> str: ...
+
+    def _load_other_weights(
+        self,
+        other_weights: Iterable[NamedWeight],
+        params_dict: Mapping[str, Tensor],
+        stacked_params_mapping: Stacked,
+    ) -> set[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageWeightStream:
     """Language-model weights in checkpoint order; to be iterated once.
 
-    ``scales`` and ``others`` are complete, and ``loaded`` has the names of the parameters that a
-    single value was spread over, when the iteration has ended. A weight whose name starts with no
+    ``scales`` and ``others`` are complete, and ``loaded`` has the names of the parameters that were
+    written on the way, when the iteration has ended. A weight whose name starts with no
     module of the model raises AttributeError, as upstream does.
     """
 
     model: Llama4Multimodal
     weights: Iterable[NamedWeight]
     params: Mapping[str, Tensor]
+    stacked: Stacked
     loaded: set[str]
     absent: type[object]
     scales: list[NamedWeight] = field(default_factory=list)
@@ -84,23 +101,32 @@ class LanguageWeightStream:
                     fused = fused or has_fused_experts(name)
                     yield name, weight
                 case Route.SPREAD:
-                    self.params[name].data.fill_(weight.item())
+                    # Not by its value on the host, which would have to wait for the GPU.
+                    self.params[name].data.copy_(weight.reshape(()))
                     self.loaded.add(name)
                 case Route.SCALE:
-                    self.scales.append((name, weight))
+                    self.scales.append((name, weight.clone()))
                 case Route.OTHER:
+                    self._place(name, weight)
+                case Route.JOINED:
                     self.others.append((name, weight))
                 case Route.ABSENT:
                     pass
             # The next tensor is made while this frame waits for it.
             del weight
 
+    def _place(self, name: str, weight: Tensor) -> None:
+        """Write one weight of the vision tower or the projector."""
+        one = [(name, weight)]
+        self.loaded.update(self.model._load_other_weights(one, self.params, self.stacked))
+
     def route(self, name: str, weight: Tensor, *, fused: bool) -> Route:
         """Where the weight of this (renamed) name goes, after fused expert weights or not."""
         if isinstance(getattr(self.model, name.split(".", 1)[0]), self.absent):
             return Route.ABSENT
         if not name.startswith("language_model."):
-            return Route.OTHER
+            joined = self.model.use_data_parallel and _JOINED.search(name)
+            return Route.JOINED if joined else Route.OTHER
         if not is_expert_scale(name):
             return Route.STREAM
         if weight.numel() != 1:
@@ -114,16 +140,23 @@ def split_weights(
     model: Llama4Multimodal,
     weights: Iterable[NamedWeight],
     params: Mapping[str, Tensor],
+    stacked: Stacked,
     loaded: set[str],
     absent: type[object],
 ) -> tuple[LanguageWeightStream, list[NamedWeight], list[NamedWeight]]:
     """The stream, and the expert scales and other weights that fill while it is consumed.
 
-    ``params`` are the model's parameters by name, ``loaded`` takes the names written on the way,
-    ``absent`` is the class that stands in for modules on other pipeline stages.
+    ``params`` are the model's parameters by name, ``stacked`` says which of the others are parts of
+    one, ``loaded`` takes the names written on the way, ``absent`` is the class that stands in for
+    modules on other pipeline stages.
     """
     stream = LanguageWeightStream(
-        model=model, weights=weights, params=params, loaded=loaded, absent=absent
+        model=model,
+        weights=weights,
+        params=params,
+        stacked=stacked,
+        loaded=loaded,
+        absent=absent,
     )
     return stream, stream.scales, stream.others
 

@@ -25,8 +25,15 @@ def dump_and_stop(operator: str, arguments: Mapping[str, Any]) -> None:
     given = envs.get(f"{KNOB}_PATH")
     path = Path(given or Path(tempfile.gettempdir(), f"sm12x-sparse-mla-{os.getpid()}.jsonl"))
     lines = [{"operator": operator, "argument": n, **_metadata(v)} for n, v in arguments.items()]
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    except (OSError, ValueError) as error:  # a folder, no rights, a name with NUL
+        why = getattr(error, "strerror", None) or error
+        raise RuntimeError(
+            f"{KNOB} is 1, and the arguments of {operator} can't be written to {path} ({why}); "
+            f"nothing was run. Give {KNOB}_PATH a file that can be written."
+        ) from error
     raise RuntimeError(f"{KNOB} is 1: the arguments of {operator} are in {path}; nothing was run")
 
 

@@ -3,7 +3,7 @@
 
 import sys
 
-from .run import main
+from .start import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,16 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operator on this machine's GPU against its float64 reference, with timings.
+"""Runs the cases on this machine's GPU, times them there, and prints what came out."""
 
-python -m vllm.sm12x.selftest [--json] [--quick] [--interpret]
-
-Needs a GPU of capability 12.x; without one it says what it would have run and exits 0. Exit code 7
-when an operator is wrong. `--interpret` with TRITON_INTERPRET=1 runs small cases without a GPU.
-"""
-
-import argparse
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -18,12 +10,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from ..ops.checks import TRUE
 from . import cases, cases_logits, cases_products
+from .options import read
 from .trials import Runnable
 
 WRONG = 7
-USAGE = 2
 
 WARM_UPS = 3
 REPEATS = 15
@@ -138,23 +129,9 @@ def line(result: Result) -> str:
     return f"{verdict:5} {result.error:8.1e} {also:8} {timed}{result.case}"
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m vllm.sm12x.selftest", description=__doc__, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead")
-    parser.add_argument("--quick", action="store_true", help="few shapes of each operator")
-    parser.add_argument("--interpret", action="store_true", help="small cases on Triton's CPU path")
-    options = parser.parse_args(arguments)
-    if options.interpret and os.environ.get("TRITON_INTERPRET", "").lower() not in TRUE:
-        parser.error("--interpret needs TRITON_INTERPRET=1 in the environment")
-    return options
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _options(arguments)
+    options = read(arguments)
     todo = listing(quick=options.quick, interpret=options.interpret)
     why = "" if options.interpret else obstacle()
     results: list[Result] = []

@@ -20,6 +20,9 @@ from pathlib import Path
 KERNELS_FROM = (0, 6, 14)
 HANGS_BELOW = (0, 6, 18)
 WITHOUT_ROPE_FROM = (0, 7)
+EARLY = re.compile(r"v?[\d.]+?[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)\d*")
+# The newest that was looked at. vLLM imports the functions of all up to here from this module.
+LOOKED_AT, DECODE = (0, 7, 2), ("decode.py", "decode/__init__.py")
 # Where nothing says a version: the first is there until after the kernels came, the second from
 # then to 0.7.0, the third in 0.7.0 alone.
 OLD_AUTOTUNER = Path("autotuner.py")
@@ -55,11 +58,11 @@ class FlashInfer:
         """Why its kernels can hang, or nothing."""
         if not self.hangs:
             return ""
-        if self.version:
+        if self.version and release_of(self.version) < HANGS_BELOW:
             return f"the SM12x kernels of {self.name} can hang"
-        return (
-            "this FlashInfer doesn't say its version, and up to 0.6.17 its SM12x kernels can hang"
-        )
+        early = f"{self.name} is an early {_text(HANGS_BELOW)}"
+        told = early if self.version else "this FlashInfer doesn't say its version"
+        return f"{told}, and up to 0.6.17 its SM12x kernels can hang"
 
     def refuses(self, *, rope_dim: int) -> str:
         """Why it can't serve a model with `rope_dim` RoPE values a key, or nothing."""
@@ -91,21 +94,31 @@ def missing(problem: str) -> FlashInfer:
 def look_at(folders: list[Path]) -> FlashInfer:
     """Judge a FlashInfer by the folders of its package."""
     version = _version(folders)
-    release = release_of(version or "")
-    if release:
-        kernels = release >= KERNELS_FROM
-        hangs, without_rope = release < HANGS_BELOW, release >= WITHOUT_ROPE_FROM
-    else:
-        autotuner, wrapper, plan = (
-            any((folder / name).is_file() for folder in folders)
-            for name in (OLD_AUTOTUNER, WRAPPER, PLAN)
-        )
-        kernels = wrapper or not autotuner
-        hangs = wrapper and not plan
-        without_rope = kernels and not hangs
-    return FlashInfer(
-        version=version, kernels=kernels, hangs=kernels and hangs, without_rope=without_rope
+    autotuner, wrapper, plan = (
+        any((folder / name).is_file() for folder in folders)
+        for name in (OLD_AUTOTUNER, WRAPPER, PLAN)
     )
+    kernels = _since(version, KERNELS_FROM, otherwise=wrapper or not autotuner)
+    hangs = not _since(version, HANGS_BELOW, otherwise=plan or not wrapper)
+    without_rope = _since(version, WITHOUT_ROPE_FROM, otherwise=plan or not wrapper)
+    return FlashInfer(
+        version=version,
+        kernels=kernels,
+        hangs=kernels and hangs,
+        without_rope=kernels and without_rope,
+    )
+
+
+def _since(version: str | None, first: tuple[int, ...], *, otherwise: bool) -> bool:
+    """Whether a version is `first` or newer; `otherwise` where its number doesn't tell.
+
+    Whether an early one of that very release (0.6.18.dev1) has it, it doesn't.
+    """
+    release = release_of(version or "")
+    same = (*release, 0, 0)[:3] == (*first, 0)[:3]
+    if not release or (same and EARLY.match(version or "")):
+        return otherwise
+    return release >= first
 
 
 def _look() -> tuple[list[Path], str]:
@@ -119,6 +132,9 @@ def _look() -> tuple[list[Path], str]:
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if not spec.origin or not Path(spec.origin).is_file():
         return folders, "FlashInfer is installed in part: its package has no __init__.py"
+    newer = release_of(_version(folders) or "") > LOOKED_AT
+    if not newer and not any((folder / name).is_file() for folder in folders for name in DECODE):
+        return folders, "FlashInfer is installed in part: its package has no decode.py"
     return folders, ""
 
 
@@ -156,7 +172,7 @@ def shapes_in(folders: list[Path]) -> frozenset[tuple[int, int]] | None:
     for folder in folders:
         try:
             return _table_in((folder / WRAPPER).read_text(encoding="utf-8"))
-        except (OSError, ValueError, SyntaxError):
+        except (OSError, ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     return None
 
@@ -174,15 +190,16 @@ def _pairs(value: ast.expr) -> frozenset[tuple[int, int]] | None:
         value = value.args[0]
     try:
         pairs = ast.literal_eval(value)
-    except ValueError:
+    except (ValueError, TypeError):  # what no set can hold
         return None
     whole = isinstance(pairs, (set, list, tuple)) and all(
-        isinstance(pair, tuple) and len(pair) == 2 for pair in pairs
+        isinstance(pair, tuple) and [type(number) for number in pair] == [int, int]
+        for pair in pairs
     )
     return frozenset(pairs) if pairs and whole else None
 
 
 def release_of(version: str) -> tuple[int, ...]:
     """Return the numbers a version starts with: 0.6.16.post3 and 0.6.16.dev1 are (0, 6, 16)."""
-    found = re.match(r"v?(\d+(?:\.\d+)*)", version)
+    found = re.match(r"v?(\d{1,18}(?:\.\d{1,18})*)(?!\d)", version)
     return tuple(int(number) for number in found.group(1).split(".")) if found else ()

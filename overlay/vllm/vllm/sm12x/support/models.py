@@ -81,6 +81,10 @@ KINDS = (
         name="GLM-5.3 (without RoPE)",
         layout=Cache.V32, index_topk=2048, rope_dim=0, heads=64, since=(0, 30),
     ),
+    Kind(
+        name="GLM-5.3 with decode context parallelism",
+        layout=Cache.V32, index_topk=2048, rope_dim=0, heads=64, since=(0, 30), dcp=True,
+    ),
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from .choice import (
     sinks_refused,
     triton_lacks,
 )
-from .compression import ratios_of
+from .compression import V41, ratios_of
 from .flashinfer import FlashInfer, find_flashinfer
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,14 @@ logger = logging.getLogger(__name__)
 # What is read of a configuration; without one of them the model is upstream's.
 FIELDS = {
     Cache.V4: ("index_topk", "qk_rope_head_dim", "num_attention_heads", "sliding_window"),
-    Cache.V32: ("index_topk", "qk_rope_head_dim"),
+    Cache.V32: ("index_topk", "qk_rope_head_dim", "kv_lora_rank"),
 }
 HY_V4 = "hy_v4"
+# Whose configurations have them all. Others may have sparse indexers over other caches.
+KNOWN = {
+    **dict.fromkeys(("deepseek_v4", V41), Cache.V4),
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa", "glm5_next_text", HY_V4), Cache.V32),
+}
 # What HY V4's class calls a layer with an indexer.
 INDEXED = ("sparse_attention", "sparse", "indexed_attention", "deepseek_sparse_attention")
 
@@ -61,9 +66,12 @@ def read_model(vllm_config: Any) -> Model | None:
     layout = _layout(hf)
     if layout is None:
         return None
-    missing = [name for name in FIELDS[layout] if type(getattr(hf, name, None)) is not int]
+    missing = [name for name in wanted(hf, layout) if not _is_number(hf, name)]
     if missing:
         _leave(f"the model's configuration has no number for {', '.join(missing)}")
+        return None
+    # Others' caches have rows of other widths.
+    if layout is Cache.V32 and hf.kv_lora_rank != V32.nope_dim:
         return None
     # V4's sinks are a part of its layout, V3.2's are HY V4's alone.
     sinks = layout is Cache.V32 and bool(getattr(hf, "learnable_sink", False))
@@ -80,23 +88,36 @@ def read_model(vllm_config: Any) -> Model | None:
     )
 
 
+def wanted(hf: Any, layout: Cache) -> tuple[str, ...]:
+    """What is read of a configuration that has to be a number."""
+    counts = ("num_hidden_layers",) if getattr(hf, "model_type", None) == HY_V4 else ()
+    return FIELDS[layout] + counts
+
+
+def _is_number(hf: Any, name: str) -> bool:
+    """Whether a field is one that can be: from 1 on, and there are models without RoPE."""
+    value = getattr(hf, name, None)
+    return type(value) is int and value >= (0 if name == "qk_rope_head_dim" else 1)
+
+
 def layers_of(hf: Any) -> tuple[int, int]:
     """How many layers of a model have an indexer, and how many have none.
 
     HY V4 goes by `layer_types`, and no layer has one where they aren't given. In other models with
     `index_topk` all have.
     """
-    layers = getattr(hf, "num_hidden_layers", None)
-    if type(layers) is not int or getattr(hf, "model_type", None) != HY_V4:
+    if getattr(hf, "model_type", None) != HY_V4:
         return 1, 0
-    kinds = getattr(hf, "layer_types", None) or ()
-    indexers = sum(kind in INDEXED for kind in kinds[:layers])
+    layers, kinds = hf.num_hidden_layers, getattr(hf, "layer_types", None)
+    listed = kinds[:layers] if isinstance(kinds, (list, tuple)) else ()
+    indexers = sum(kind in INDEXED for kind in listed)
     return indexers, layers - indexers
 
 
 def _layout(hf: Any) -> Cache | None:
     """Whose cache a model has, None where it is none with sparse MLA."""
-    if getattr(hf, "index_topk", None) is None:
+    known = KNOWN.get(getattr(hf, "model_type", ""))
+    if known is None and getattr(hf, "index_topk", None) is None:
         return None
     try:
         ratios = ratios_of(hf)
@@ -105,8 +126,11 @@ def _layout(hf: Any) -> Cache | None:
         return None
     if ratios:
         return Cache.V4
-    # Others have sparse indexers, too, over caches that aren't MLA's.
-    return Cache.V32 if getattr(hf, "kv_lora_rank", None) == V32.nope_dim else None
+    if known is Cache.V4:
+        _leave("the model's configuration doesn't say the kinds of its layers (compress_ratios)")
+        return None
+    ours = known is Cache.V32 or getattr(hf, "kv_lora_rank", None) == V32.nope_dim
+    return Cache.V32 if ours else None
 
 
 def _leave(why: str) -> None:

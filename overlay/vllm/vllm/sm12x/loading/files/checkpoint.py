@@ -123,7 +123,8 @@ class Checkpoint:
         except Exception:
             os.close(fd)
             return None
-        behind = Behind(fd, held[1], drop=self._drop)
+        # Not the shard's own descriptor, which may be closed first where a whole load is garbage.
+        behind = Behind(held[0], held[1], drop=self._drop)
         wanted = []
         behind.passed(0, header.data_start)
         for entry in header.entries:

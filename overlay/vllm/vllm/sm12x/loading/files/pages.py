@@ -6,9 +6,12 @@ owns a file or may write to it, and says of other files that all is there: then 
 """
 
 import ctypes
+import errno
+import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
@@ -17,7 +20,7 @@ _LOOK = 1 << 30
 # A file larger than so many samples of so many bytes isn't looked at page by page.
 _SAMPLES, _SAMPLE = 16, 4 << 20
 # A longer request is silently cut to the device's read-ahead or its optimal size.
-ADVISE = 1 << 20
+CALL = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -107,24 +110,49 @@ def samples(size: int) -> Iterator[tuple[int, int]]:
 
 
 def warm_by_advice(fd: int, start: int, end: int, stopped: Callable[[], bool]) -> None:
-    """Have the kernel read [start, end), and wait for its last page unless `stopped`.
-
-    This copies nothing, so it costs a fraction of what reading costs.
-    """
-    for begin in range(start, end, ADVISE):
+    """Have the kernel read [start, end) and no more; wait for its last page unless `stopped`."""
+    for begin in range(start, end, CALL):
         if stopped():
             return
-        os.posix_fadvise(fd, begin, min(ADVISE, end - begin), os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(fd, begin, min(CALL, end - begin), os.POSIX_FADV_WILLNEED)
     os.pread(fd, 1, end - 1)
 
 
-def warm_by_reading(fd: int, start: int, end: int, stopped: Callable[[], bool]) -> None:
-    """Read [start, end), where the kernel may not read ahead as much as it is asked to."""
-    buffer = bytearray(min(ADVISE, end - start))
+def warm_by_pipe(fd: int, start: int, end: int, stopped: Callable[[], bool]) -> None:
+    """Have [start, end) read, and pass the pages through a pipe to nowhere, which copies nothing.
+
+    As for any reader in sequence the kernel makes large folios, which cost less to read and to map
+    than the single pages that it makes upon advice. It also reads ahead beyond `end`.
+    """
+    with ExitStack() as stack:
+        source, sink = os.pipe2(os.O_CLOEXEC)
+        nowhere = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+        for opened in (source, sink, nowhere):
+            stack.callback(os.close, opened)
+        with suppress(OSError):  # a user with many pipes gets small ones, which do as well
+            fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, CALL)
+        while start < end and not stopped():
+            try:
+                got = os.splice(fd, sink, min(CALL, end - start), offset_src=start)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                _warm_by_reading(fd, start, end, stopped)
+                return
+            if not got:
+                return  # the file has become shorter, which the load itself reports
+            start += got
+            while got:
+                got -= os.splice(source, nowhere, got)
+
+
+def _warm_by_reading(fd: int, start: int, end: int, stopped: Callable[[], bool]) -> None:
+    """Read [start, end), from a file system that knows no pipes."""
+    buffer = bytearray(min(CALL, end - start))
     while start < end and not stopped():
         got = os.preadv(fd, [memoryview(buffer)[: end - start]], start)
         if not got:
-            return  # the file has become shorter, which the load itself reports
+            return
         start += got
 
 

@@ -25,7 +25,7 @@ _JOIN_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of a window in bytes, and its threads. `by_advice`: the kernel does the reading."""
+    """Sizes of a window in bytes, and its threads. `by_advice`: the kernel reads as advised."""
 
     ahead: int
     block: int
@@ -128,7 +128,9 @@ class Window:
             with self._wake:
                 self.skipped += size
             return
-        bring_in = pages.warm_by_advice if self._shape.by_advice else pages.warm_by_reading
+        # What follows a span of this rank's own may be what nobody here needs.
+        exact = span.own and self._shape.by_advice
+        bring_in = pages.warm_by_advice if exact else pages.warm_by_pipe
         bring_in(shard.fd, span.start, span.end, self._is_stopped)
         with self._wake:
             self.read += size
