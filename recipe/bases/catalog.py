@@ -104,7 +104,7 @@ def reader(store: Store, commit: str, tag: str) -> pins.Reader:
     def read(path: str) -> str:
         if not store.has_path(commit, path):
             raise pins.unknown(f"{tag} has no {path}")
-        return store.read(commit, path).decode()
+        return pins.text_of(store.read(commit, path), path)
 
     return read
 

@@ -31,7 +31,7 @@ def lost_pythons(before: frozenset[str] | None, after: frozenset[str] | None) ->
     if after is None:
         return ""
     if before is None:
-        return f"every Python but {listed(after)}"
+        return f"every Python but {listed(after)}" if after else "every Python"
     return f"Python {listed(before - after)}" if before - after else ""
 
 

@@ -7,7 +7,8 @@ import itertools
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from packaging.requirements import Requirement
 
@@ -18,6 +19,14 @@ from recipe.ground.errors import ConfigError
 Reader = Callable[[str], str]
 
 CMAKE_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|#[^\n]*|([()])|([^\s()"#]+)', re.DOTALL)
+
+
+def text_of(content: bytes, path: str) -> str:
+    """A file of an upstream tree as text; ConfigError for one that is none."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise unknown(f"{path} isn't UTF-8: {error.reason} at byte {error.start}") from None
 
 
 def commit(read: Reader) -> str:
@@ -45,27 +54,41 @@ def torch_version(read: Reader) -> str:
     for line in requirements.splitlines():
         text = line.partition("#")[0].strip()
         if re.match(r"torch\s*==", text):
-            return str(next(iter(Requirement(text).specifier)).version)
+            with read_as(path):
+                return str(next(iter(Requirement(text).specifier)).version)
     raise unknown(f"{path} doesn't fix torch")
 
 
 def python_range(read: Reader) -> str:
-    project = tomllib.loads(read("pyproject.toml")).get("project", {})
-    if "requires-python" in project:
-        return str(project["requires-python"])
+    with read_as("pyproject.toml"):
+        project = tomllib.loads(read("pyproject.toml")).get("project", {})
+        if "requires-python" in project:
+            return str(project["requires-python"])
     return in_code(read, "python_requires", r"[<>=!~][\d.,<>=!~ *]*", "setup.py")
 
 
 def cuda_version(read: Reader) -> str:
     """major.minor of the toolkit that upstream's images and wheels are built with."""
+    path = "docker/versions.json"
     try:
-        versions = json.loads(read("docker/versions.json"))["variable"]
+        text = read(path)
     except ConfigError as lacking:  # in an older release the code says it
         try:
             return in_code(read, "MAIN_CUDA_VERSION", r"\d+\.\d+", "setup.py", "vllm/envs.py")
         except ConfigError:
             raise lacking from None
-    return ".".join(str(versions["CUDA_VERSION"]["default"]).split(".")[:2])
+    with read_as(path):
+        versions = json.loads(text)["variable"]
+        return ".".join(str(versions["CUDA_VERSION"]["default"]).split(".")[:2])
+
+
+@contextmanager
+def read_as(path: str) -> Iterator[None]:
+    """ConfigError where the file has another form than the block reads."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise unknown(f"{path} can't be read: {type(error).__name__}: {error}") from None
 
 
 def in_code(read: Reader, name: str, pattern: str, *paths: str) -> str:
@@ -121,7 +144,7 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
             if depth == 1:
                 found.append((name.lower(), []))
         elif bracket == ")":
-            depth -= 1
+            depth = max(depth - 1, 0)
         elif depth == 0:
             name = word
         elif word or quoted:

@@ -214,7 +214,7 @@ def check_release(store: Store, base: Base, commit: str) -> None:
     def read(path: str) -> str:
         if not store.has_path(commit, path):
             raise pins.unknown(f"{base.tag} has no {path}")
-        return store.read(commit, path).decode()
+        return pins.text_of(store.read(commit, path), path)
 
     named = pins.commit(read)
     if not base.commit.startswith(named) and not named.startswith(base.commit):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import tomllib
 import xml.etree.ElementTree as ElementTree
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from recipe.ground.errors import ConfigError, TestsFailed
 from recipe.ground.project import Project
 from recipe.objects.git import Store
 from recipe.series.tree import Applied
-from recipe.wheel.read import dist_info
+from recipe.wheel import read
 
 # Below the cache: what the tests measured of compiled kernels, by a digest of what decides it.
 KEPT = "kernel-code"
@@ -113,15 +112,19 @@ def requirements(project: Project, base: Base, wheel: Path) -> tuple[str, ...]:
 
 def wheel_requirements(wheel: Path) -> dict[str, str]:
     """Requires-Dist of a wheel by name, without markers and extras that don't hold here."""
-    with zipfile.ZipFile(wheel) as archive:
-        metadata = archive.read(f"{dist_info(archive)}/METADATA").decode()
+    with read.opened(wheel) as archive:
+        name = f"{read.dist_info(archive)}/METADATA"
+        metadata = read.content_of(archive, wheel, name, read.LARGEST_TEXT)
     found: dict[str, str] = {}
-    for line in metadata.partition("\n\n")[0].splitlines():
-        if line.startswith("Requires-Dist: "):
-            requirement = Requirement(line.removeprefix("Requires-Dist: "))
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                requirement.marker = None
-                found[canonicalize_name(requirement.name)] = str(requirement)
+    try:
+        for line in metadata.decode().partition("\n\n")[0].splitlines():
+            if line.startswith("Requires-Dist: "):
+                requirement = Requirement(line.removeprefix("Requires-Dist: "))
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    requirement.marker = None
+                    found[canonicalize_name(requirement.name)] = str(requirement)
+    except ValueError as error:
+        raise read.no_wheel(wheel, f"{name}: {error}") from None
     return found
 
 
@@ -184,15 +187,21 @@ def run_pytest(
 
 
 def read_report(path: Path, needs: Needs) -> Outcome:
-    suites = list(ElementTree.parse(path).getroot().iter("testsuite"))
-
-    def total(name: str) -> int:
-        return sum(int(suite.get(name, "0")) for suite in suites)
-
-    failed = total("failures") + total("errors")
-    skipped = total("skipped")
+    try:
+        suites = list(ElementTree.parse(path).getroot().iter("testsuite"))
+        names = ("tests", "failures", "errors", "skipped")
+        every, failures, errors, skipped = (
+            sum(int(suite.get(name, "0")) for suite in suites) for name in names
+        )
+    except (ElementTree.ParseError, ValueError) as error:
+        raise TestsFailed(
+            f"pytest's report can't be read: {error}",
+            means="So it is unknown which tests passed.",
+            next="run the same command again",
+        ) from None
+    failed = failures + errors
     return Outcome(
-        passed=total("tests") - failed - skipped,
+        passed=every - failed - skipped,
         failed=failed,
         skipped=skipped,
         torch=needs.torch,

@@ -22,6 +22,7 @@ from recipe.cli.series.refresh import add_refresh
 from recipe.cli.test import add_test
 from recipe.cli.wheel.audit import add_audit
 from recipe.cli.wheel.build import add_build
+from recipe.cli.wheel.index import add_index
 from recipe.cli.wheel.plan import add_plan
 from recipe.cli.wheel.verify import add_verify
 
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[[Any, str], None]] = {
     "new": add_new,
     "bisect": add_bisect,
     "audit": add_audit,
+    "index": add_index,
     "verify": add_verify,
     "bases": add_bases,
     "test": add_test,

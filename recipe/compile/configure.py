@@ -166,10 +166,9 @@ def read_builds(env: NativeEnv, place: Place, known: Iterable[str] = ()) -> dict
     folders = [*place.inner.values(), *place.defines.values()]
     roots.update({folder: f"inner/{Path(folder).name}" for folder in folders})
     shorten = Shorten(roots, place, env)
-    text = (place.build / "compile_commands.json").read_text(encoding="utf-8")
     steps: dict[str, list[Step]] = {}
     sources: dict[str, list[tuple[Path, str]]] = {}
-    for entry in json.loads(text):
+    for entry in compile_commands(place.build / "compile_commands.json"):
         name = component_of(entry["output"])
         source = Path(entry["file"])
         steps.setdefault(name, []).append(
@@ -197,10 +196,29 @@ def read_builds(env: NativeEnv, place: Place, known: Iterable[str] = ()) -> dict
     }
 
 
+def compile_commands(path: Path) -> list[dict[str, str]]:
+    """CMake's list of compiles, each with its file, command and output; CompileError if it is
+    damaged."""
+    try:
+        found: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+        for entry in found:
+            if not all(isinstance(entry[key], str) for key in ("file", "command", "output")):
+                raise TypeError("an entry of it is no text")
+            component_of(entry["output"])
+        return found
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CompileError(
+            f"{path} can't be read: {type(error).__name__}: {error}",
+            means="It says what is compiled and how; nothing was compiled.",
+            next=f"rm -r {path.parent}   # then run it again: CMake configures anew",
+        ) from None
+
+
 def component_of(output: str) -> str:
     """The CMake target of an object file such as ``CMakeFiles/_C.dir/csrc/x.cu.o``."""
     match = re.search(r"CMakeFiles/([^/]+)\.dir/", output)
-    assert match is not None, output
+    if match is None:
+        raise ValueError(f"{output[:200]!r} is no target's object")
     return match[1]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from recipe.bases.releases import Base
 from recipe.compile.deepgemm_uses import WRAPPER, Use, uses_in
 from recipe.compile.inner.given import Given
+from recipe.ground import run
 from recipe.ground.errors import ConfigError
 from recipe.objects.git import Store
 
@@ -96,10 +97,13 @@ def read_all(store: Store, commit: str, paths: list[str]) -> dict[str, str]:
     asked = "".join(f"{commit}:{path}\n" for path in paths).encode()
     rest = store.git("cat-file", "--batch", stdin=asked)
     found = {}
-    for path in paths:
-        head, _, rest = rest.partition(b"\n")
-        size = int(head.split()[-1])
-        found[path], rest = rest[:size].decode(), rest[size + 1 :]
+    with run.understood("git cat-file"):
+        for path in paths:
+            head, _, rest = rest.partition(b"\n")
+            size = int(head.split()[-1])
+            if not 0 <= size < len(rest):
+                raise ValueError(f"{size} bytes of {len(rest)}")
+            found[path], rest = rest[:size].decode(), rest[size + 1 :]
     return found
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from recipe.bases.pins import unknown
 
 WRAPPER = "vllm/utils/deep_gemm.py"
 WRAPPER_MODULE = "vllm.utils.deep_gemm"
@@ -57,12 +60,21 @@ def uses_in(paths: Iterable[str], read: Callable[[str], str]) -> tuple[Use, ...]
     for path in sorted(set(paths) - {WRAPPER}):
         text = read(path)
         if TAKES.search(text):  # most files only name it, and parsing all takes seconds
-            uses += uses_of_file(ast.parse(text), path, found)
+            uses += uses_of_file(parsed(text, path), path, found)
     return tuple(uses)
 
 
+def parsed(text: str, path: str) -> ast.Module:
+    """The syntax tree of an upstream file; ConfigError for one that Python can't read."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of an escape that Python will refuse later
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise unknown(f"{path} isn't Python that can be read: {error}") from None
+
+
 def read_wrapper(text: str) -> Wrapper:
-    tree = ast.parse(text)
+    tree = parsed(text, WRAPPER)
     taken = taken_names(tree)
     uses: list[Use] = [
         Use(names=names, where=f"{WRAPPER}:{line}") for names, line in taken.values()

@@ -196,10 +196,11 @@ def patch_ids(store: Store, hunks: tuple[Hunk, ...]) -> dict[int, str]:
             counts,
         ]
         parts.append(b"\n".join([*head, *hunk.changed]) + b"\n")
-    answer = store.git("patch-id", "--stable", stdin=b"".join(parts)).decode().split()
-    return {
-        int(commit, 16) - 1: ident for ident, commit in zip(answer[::2], answer[1::2], strict=True)
-    }
+    said = store.git("patch-id", "--stable", stdin=b"".join(parts))
+    with run.understood("git patch-id"):
+        answer = said.decode("ascii").split()
+        pairs = zip(answer[::2], answer[1::2], strict=True)
+        return {int(commit, 16) - 1: ident for ident, commit in pairs}
 
 
 def same_commit(store: Store, patch: Patch, releases: Releases) -> Signal | None:
@@ -221,8 +222,10 @@ def commit_ids(
 ) -> list[tuple[str, str]]:
     """The commits of `span` with the patch-id of what each does to the paths, newest first."""
     log = store.git("log", "--format=commit %H", "-p", "--full-index", *options, span, "--", *paths)
-    rows = store.git("patch-id", "--stable", stdin=log).decode().split()
-    return list(zip(rows[1::2], rows[::2], strict=True))
+    said = store.git("patch-id", "--stable", stdin=log)
+    with run.understood("git patch-id"):
+        rows = said.decode("ascii").split()
+        return list(zip(rows[1::2], rows[::2], strict=True))
 
 
 def reverted(store: Store, span: str, patch: Patch, commit: str) -> bool:

@@ -130,8 +130,12 @@ def supported(cmake: str, cuda: str) -> tuple[str, ...]:
         r'\bset\s*\(\s*CUDA_SUPPORTED_ARCHS\s+"([\d.;]+)"'
     )
     for least, archs in block.findall(cmake):
+        known = tuple(archs.split(";"))
+        numbers = (*known, *([least] if least else []))
+        if not all(re.fullmatch(r"\d{1,3}(\.\d{1,3})*", number) for number in numbers):
+            break
         if not least or Version(cuda) >= Version(least):
-            return tuple(archs.split(";"))
+            return known
     raise ConfigError(
         "CMakeLists.txt sets CUDA_SUPPORTED_ARCHS in a way this recipe doesn't know",
         next="update recipe/gpu/arch.py for this base",

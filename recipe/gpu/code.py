@@ -25,6 +25,7 @@ from recipe.ground.errors import AuditError
 from recipe.wheel import read as wheel_read
 
 # What a stored reading depends on.
+TARGET = re.compile(r"\d{1,4}\.\d[af]?")
 READERS = (fatbin, kernel_names)
 SCHEMA = 3
 # DeepGEMM compiles what it needs on the device; a header's name says what it is for.
@@ -198,7 +199,7 @@ def as_json(found: tuple[ComponentCode, ...]) -> list[dict[str, Any]]:
 def load(kept: Mapping[str, Any]) -> tuple[ComponentCode, ...] | None:
     """A stored reading; None if it has another form: it is read anew then."""
     try:
-        return tuple(
+        found = tuple(
             ComponentCode(
                 name=row["name"],
                 file=row["file"],
@@ -210,5 +211,8 @@ def load(kept: Mapping[str, Any]) -> tuple[ComponentCode, ...] | None:
             )
             for row in kept["components"]
         )
+        images = [image for one in found for unit in one.units for image in unit]
+        targets = [*(image.target for image in images), *(t for c in found for t in c.run_time)]
+        return found if all(TARGET.fullmatch(target) for target in targets) else None
     except (ValueError, KeyError, TypeError):
         return None

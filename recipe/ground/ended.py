@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from recipe.ground.errors import KILLED, MachineError, RecipeError
@@ -48,6 +49,20 @@ class Killed(RecipeError):
             next="run the same command again; dmesg says whether the system ended it",
         )
         self.signal = number
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """MachineError where the block can't read what a command said: it was cut short, or is new."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError) as error:
+        raise MachineError(
+            f"{what} said something that can't be read: {ascii(str(error))[1:-1][:200]}",
+            means="Its output was cut short, or its version says it in another way. Nothing was "
+            "concluded from it, and nothing is kept of it.",
+            next="python build.py doctor",
+        ) from None
 
 
 def named(args: Sequence[str]) -> str:

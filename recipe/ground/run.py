@@ -22,6 +22,7 @@ from typing import IO, Any
 from recipe.ground.ended import CommandFailed as CommandFailed
 from recipe.ground.ended import Killed as Killed
 from recipe.ground.ended import check_alive as check_alive
+from recipe.ground.ended import understood as understood
 from recipe.ground.errors import MachineError
 from recipe.ground.log import say
 

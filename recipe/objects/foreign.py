@@ -52,11 +52,12 @@ def places_of(root: Path) -> Places:
             raise refused(root, "is not a git repository")
         shared = git / "commondir"
         common = git / shared.read_text(encoding="utf-8").strip() if shared.is_file() else git
+        by_table, whole = (common / "reftable").is_dir(), str(common.resolve())
     except (OSError, UnicodeError, ValueError) as error:
         raise refused(root, f"can't be read as a git repository: {error}") from None
-    if (common / "reftable").is_dir():
+    if by_table:
         raise refused(root, "keeps its refs in a table", "git refs migrate --ref-format=files")
-    if "\n" in str(common.resolve()):
+    if "\n" in whole:
         raise refused(root, "has a line break in its path")
     return Places(own=git, common=common)
 

@@ -102,9 +102,10 @@ class Store:
     def changes(self, old: str, new: str) -> tuple[Change, ...]:
         """Paths that differ, renames as a removal and an addition, sorted by path."""
         raw = self.git("diff-tree", "-r", "-z", "--no-renames", "--name-status", old, new)
-        words = raw.decode().split("\0")[:-1]
-        pairs = zip(words[::2], words[1::2], strict=True)
-        return tuple(Change(status=status, path=path) for status, path in pairs)
+        with run.understood("git diff-tree"):
+            words = raw.decode().split("\0")[:-1]
+            pairs = zip(words[::2], words[1::2], strict=True)
+            return tuple(Change(status=status, path=path) for status, path in pairs)
 
     def renamed(self, old: str, new: str, path: str) -> str | None:
         """What a file of `old` is called in `new`, if at least half of its lines are there.
@@ -118,8 +119,9 @@ class Store:
         for places in ([path, *same], []):
             options = ("-r", "-z", "-M", "--diff-filter=R", "--name-status")
             raw = self.git("--literal-pathspecs", "diff-tree", *options, old, new, "--", *places)
-            words = raw.decode().split("\0")[:-1]
-            found = dict(zip(words[1::3], words[2::3], strict=True)).get(path)
+            with run.understood("git diff-tree"):
+                words = raw.decode().split("\0")[:-1]
+                found = dict(zip(words[1::3], words[2::3], strict=True)).get(path)
             if found is not None:
                 return found
         return None

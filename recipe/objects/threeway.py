@@ -70,15 +70,8 @@ def merged_tree(text: bytes) -> str:
 
 def read_conflicts(store: Store, text: bytes, tree: str, stack: str) -> list[Conflict]:
     """The conflicts that merge-tree reports: a list of stages, an empty field, then messages."""
-    fields = text.decode("utf-8", "surrogateescape").split("\0")
-    messages = fields[fields.index("") + 1 :]
     found: list[Conflict] = []
-    position = 0
-    while position < len(messages) - 1 and messages[position].isdigit():
-        count = int(messages[position])
-        paths = messages[position + 1 : position + 1 + count]
-        kind = messages[position + 1 + count]
-        position += 3 + count
+    for kind, paths in told_of(text):
         if not kind.startswith("CONFLICT"):
             continue
         why = kind.removeprefix("CONFLICT (").removesuffix(")")
@@ -90,6 +83,23 @@ def read_conflicts(store: Store, text: bytes, tree: str, stack: str) -> list[Con
         else:
             found.append(Conflict(path=paths[0], line=0, why=EXPLAINED.get(why, why)))
     return found
+
+
+def told_of(text: bytes) -> list[tuple[str, list[str]]]:
+    """The kind of each message and the paths that it is about, at least one."""
+    told = []
+    with run.understood("git merge-tree"):
+        fields = text.decode("utf-8", "surrogateescape").split("\0")
+        messages = fields[fields.index("") + 1 :]
+        position = 0
+        while position < len(messages) - 1 and messages[position].isdigit():
+            count = int(messages[position])
+            paths = messages[position + 1 : position + 1 + count]
+            told.append((messages[position + 1 + count], paths))
+            if not paths:
+                raise ValueError("a message about no path")
+            position += 3 + count
+    return told
 
 
 EXPLAINED = {

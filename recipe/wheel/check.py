@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipe.ground import proven, scratch
 from recipe.ground.errors import AuditError
-from recipe.wheel.read import dist_info, opened, read_record
+from recipe.wheel.read import LARGEST_TEXT, content_of, dist_info, opened, read_record
 
 
 def check_wheel(path: Path, *, version: str, expected: dict[str, str]) -> None:
@@ -38,8 +38,8 @@ def check_wheel(path: Path, *, version: str, expected: dict[str, str]) -> None:
         missing = sorted(set(expected) - set(names))
         if missing:
             raise broken(path, f"{missing[0]} is not in it")
-        metadata = wheel.read(f"{info}/METADATA").decode()
-        if f"\nVersion: {version}\n" not in metadata:
+        metadata = content_of(wheel, path, f"{info}/METADATA", LARGEST_TEXT)
+        if f"\nVersion: {version}\n".encode() not in metadata:
             raise broken(path, f"METADATA doesn't say Version: {version}")
 
 

@@ -32,7 +32,7 @@ def set_version_file(content: bytes, version: str) -> bytes:
     release, _, local = version.partition("+")
     parts = ", ".join([*release.split("."), repr(local)])
     lines = []
-    for line in content.decode().splitlines(keepends=True):
+    for line in as_text(content, VERSION_FILE).splitlines(keepends=True):
         if line.startswith("__version__ = version = "):
             line = f"__version__ = version = {version!r}\n"
         elif line.startswith("__version_tuple__ = version_tuple = "):
@@ -62,12 +62,25 @@ def set_metadata_version(content: bytes, version: str) -> bytes:
     return b"\n".join(lines) + blank + body
 
 
+def as_text(content: bytes, member: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise unknown(f"{member} of the published wheel isn't text: {error}") from None
+
+
+def unknown(what: str) -> AuditError:
+    return AuditError(what, next="update recipe/wheel/metadata.py for this base")
+
+
 def set_wheel_tag(content: bytes, platform: str) -> bytes:
     """WHEEL with one Tag line, our generator and no build number."""
     kept = []
-    for line in content.decode().splitlines():
+    for line in as_text(content, "WHEEL").splitlines():
         name, _, value = line.partition(": ")
         if name == "Tag":
+            if value.count("-") < 2:
+                raise unknown(f"WHEEL of the published wheel has the tag {value!r}")
             interpreter, abi, _ = value.split("-", 2)
             line = f"Tag: {interpreter}-{abi}-{platform}"
         elif name == "Generator":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import lzma
 import struct
 import zipfile
@@ -29,6 +30,16 @@ UNREADABLE = (
     LookupError,
     ValueError,
 )
+# The same where other code runs as well: what else that raises is its own.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+)
+ENCRYPTED = 1  # in a member's flags
 # A member says its size in advance. Code beyond 2 GiB can't be linked for x86_64's small model,
 # and metadata is text of some ten thousand bytes.
 LARGEST_OBJECT = 1 << 31
@@ -37,7 +48,8 @@ LARGEST_TEXT = 1 << 24
 
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive; AuditError if the file is none, FileNotFoundError if there is no file."""
+    """The archive; AuditError if the file is none, or the block finds a member that is damaged,
+    FileNotFoundError if there is no file."""
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
@@ -46,7 +58,17 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise no_wheel(path, str(error)) from None
     with archive:
         check_members(archive, lambda name, why: no_wheel(path, f"its member {name} {why}"))
-        yield archive
+        if any(info.flag_bits & ENCRYPTED for info in archive.infolist()):
+            raise no_wheel(path, "a member of it is encrypted")
+        try:
+            yield archive
+        except DAMAGED as error:
+            raise no_wheel(path, str(error)) from None
+        except OSError as error:
+            # bzip2's has no number; zipfile seeks where a damaged member says it lies.
+            if error.errno not in (None, errno.EINVAL):
+                raise
+            raise no_wheel(path, str(error)) from None
 
 
 def content_of(archive: zipfile.ZipFile, path: Path, member: str, largest: int) -> bytes:
@@ -78,9 +100,14 @@ def dist_info(wheel: zipfile.ZipFile) -> str:
 
 
 def read_record(wheel: zipfile.ZipFile, info: str) -> dict[str, tuple[str, str]]:
-    """(hash, size) of each member as RECORD has them."""
-    text = wheel.read(f"{info}/RECORD").decode()
-    return {row[0]: (row[1], row[2]) for row in csv.reader(text.splitlines()) if row}
+    """(hash, size) of each member as RECORD has them; AuditError if it can't be read."""
+    path = Path(wheel.filename or "the wheel")
+    content = content_of(wheel, path, f"{info}/RECORD", LARGEST_TEXT)
+    try:
+        rows = [row for row in csv.reader(content.decode().splitlines()) if row]
+        return {name: (digest, size) for name, digest, size in rows}
+    except (ValueError, csv.Error) as error:
+        raise no_wheel(path, f"{info}/RECORD: {error}") from None
 
 
 def no_wheel(path: Path, why: str) -> AuditError:

@@ -9,9 +9,10 @@ import zipfile
 from tests.recipe import small
 
 
-def pure_wheel(name: str, version: str, members: dict[str, bytes]) -> bytes:
+def pure_wheel(name: str, version: str, members: dict[str, bytes], more: str = "") -> bytes:
+    """more: further lines of METADATA."""
     info = f"{name}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{more}"
     tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     whole = {
         **members,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recipe.bases.pins import Reader
+from recipe.bases.pins import Reader, text_of
 from recipe.bases.sources import store_of
 from recipe.compile.inner.cmake import Declared, declared_sources, placeholder, scripted
 from recipe.compile.inner.find import Kind, Request, Series, Tree, find
@@ -59,7 +59,7 @@ def cmake_of(store: Store, commit: str) -> tuple[Reader, list[str]]:
     """Upstream's own CMake files that name targets and sources, and how they are read."""
     listing = store.text("ls-tree", "--name-only", commit, "--", "cmake/external_projects/")
     return (
-        lambda path: store.read(commit, path).decode(),
+        lambda path: text_of(store.read(commit, path), path),
         ["CMakeLists.txt", *listing.splitlines()],
     )
 

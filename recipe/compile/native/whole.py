@@ -11,7 +11,7 @@ from pathlib import Path
 
 from recipe.bases.components import component_name
 from recipe.bases.sources import store_of
-from recipe.compile.configure import Build, Step, component_of
+from recipe.compile.configure import Build, Step, compile_commands, component_of
 from recipe.compile.inner.folders import InnerSource, declared_in, inner_sources
 from recipe.compile.native.build import check, prepare, request_for
 from recipe.compile.native.wanted import Job
@@ -74,7 +74,7 @@ def compiled_for(work: Path) -> dict[str, Build]:
     steps: dict[str, list[Step]] = {}
     lists = sorted(work.glob("temp*/compile_commands.json"))
     for path in lists:
-        for entry in json.loads(path.read_text(encoding="utf-8")):
+        for entry in compile_commands(path):
             step = Step(source=entry["file"], command=entry["command"])
             steps.setdefault(component_of(entry["output"]), []).append(step)
     if not lists:

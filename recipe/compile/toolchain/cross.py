@@ -123,9 +123,17 @@ def stand_in(torch: Path) -> dict[str, str]:
     }
 
 
+def module(path: Path) -> ast.Module:
+    """The syntax tree of a file; an empty one where Python can't read it."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module(body=[], type_ignores=[])
+
+
 def literal(path: Path, name: str) -> object:
     """The value of a module's constant, read without running the module."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in module(path).body:
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id=found)], value=ast.expr() as value)
@@ -133,7 +141,7 @@ def literal(path: Path, name: str) -> object:
             ) if found == name:
                 try:
                     return ast.literal_eval(value)
-                except ValueError:
+                except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                     break
     raise MachineError(
         f"{path} doesn't give {name} as a plain value",

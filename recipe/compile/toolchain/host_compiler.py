@@ -95,7 +95,8 @@ def gcc_version(path: str) -> Version | None:
     if "clang" in compiler_version(path).lower():
         return None
     said = run.output([path, "-dumpfullversion"])
-    return Version(said.decode().strip() or "0")
+    with run.understood(f"{path} -dumpfullversion"):
+        return Version(said.decode().strip() or "0")
 
 
 def wanted_gcc(cmake: str) -> Version:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
+from recipe.ground.errors import MachineError
 from recipe.ground.scratch import write_whole
 
 # What one nvcc takes where nothing was measured yet: Marlin's sources peak at about 3 GB.
@@ -37,22 +39,28 @@ def quota(group: Path) -> list[int]:
     try:
         most, period = (group / "cpu.max").read_text(encoding="utf-8").split()
         return [] if most == "max" else [max(1, int(most) // int(period))]
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return []
 
 
 def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes that can be had: the machine's available memory, within every limit above us."""
-    text = (proc / "meminfo").read_text(encoding="utf-8")
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    free = int(fields["MemAvailable"].split()[0]) << 10
+    text = (proc / "meminfo").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^MemAvailable:\s*(\d{1,15})\b", text, re.M)
+    if found is None:
+        raise MachineError(
+            f"{proc / 'meminfo'} doesn't say how much memory is available",
+            means="So it is unknown how many compilers may run at once.",
+            next="say it: --jobs 4",
+        )
+    free = int(found[1]) << 10
     return min([free, *(left for group in groups(proc, cgroup) for left in room(group))])
 
 
 def groups(proc: Path, cgroup: Path) -> list[Path]:
     """Our control group and those above it (version 2)."""
     try:
-        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode((proc / "self" / "cgroup").read_bytes()).splitlines()
     except OSError:
         return []
     own = next((line[3:] for line in lines if line.startswith("0::")), None)
@@ -72,15 +80,16 @@ def room(group: Path) -> list[int]:
         stat = dict(
             line.split() for line in (group / "memory.stat").read_text("utf-8").splitlines()
         )
+        return [int(limit) - used + int(stat.get("inactive_file", 0))]
     except (OSError, ValueError):
         return []
-    return [int(limit) - used + int(stat.get("inactive_file", 0))]
 
 
 def killed_for_memory(proc: Path = Path("/proc")) -> int:
     """How often the kernel has killed a process for lack of memory since it started."""
-    text = (proc / "vmstat").read_text(encoding="utf-8")
-    return next((int(line.split()[1]) for line in text.splitlines() if "oom_kill " in line), 0)
+    text = (proc / "vmstat").read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^oom_kill (\d{1,18})$", text, re.M)
+    return int(found[1]) if found else 0
 
 
 def peak_of(folder: Path, components: tuple[str, ...]) -> int:

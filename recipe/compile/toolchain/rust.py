@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from recipe.bases.pins import read_as
 from recipe.ground import run
 from recipe.ground.errors import MachineError, SourceError
 from recipe.ground.scratch import write_whole
@@ -70,8 +71,9 @@ def check_toolchain(tree: Path) -> None:
 
 def toolchain(tree: Path) -> str:
     """``1.95``, as the tree's toolchain file has it."""
-    read = tomllib.loads((tree / TOOLCHAIN).read_text(encoding="utf-8"))
-    return str(read["toolchain"]["channel"])
+    with read_as(TOOLCHAIN):
+        read = tomllib.loads((tree / TOOLCHAIN).read_text(encoding="utf-8"))
+        return str(read["toolchain"]["channel"])
 
 
 def fetch(tree: Path, told: dict[str, str]) -> None:
@@ -90,10 +92,12 @@ def fetch(tree: Path, told: dict[str, str]) -> None:
 
 def vendored(tree: Path, crates: Path) -> str:
     """cargo's configuration that takes each source of Cargo.lock from one folder."""
-    read = tomllib.loads((tree / LOCK).read_text(encoding="utf-8"))
+    with read_as(LOCK):
+        read = tomllib.loads((tree / LOCK).read_text(encoding="utf-8"))
+        sources = sorted({str(package.get("source", "")) for package in read["package"]})
     lines = ["[source.vendored]", f"directory = {quoted(str(crates.absolute()))}"]
     lines += ["[source.crates-io]", 'replace-with = "vendored"']
-    for source in sorted({str(package.get("source", "")) for package in read["package"]}):
+    for source in sources:
         match = GIT.match(source)
         if match is None:
             continue

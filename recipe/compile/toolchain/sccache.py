@@ -212,10 +212,9 @@ def statistics(tool: str, variables: Mapping[str, str], server: Popen[bytes]) ->
         return {}
     try:
         said = run.output([tool, "--show-stats", "--stats-format", "json"], env=variables)
-        read = json.loads(said)["stats"]
-    except (run.CommandFailed, ValueError, KeyError):
+        return dict(json.loads(said)["stats"])
+    except (run.CommandFailed, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    return dict(read)
 
 
 def counted(stats: Mapping[str, object], note: str) -> Hits:
@@ -234,15 +233,19 @@ def counted(stats: Mapping[str, object], note: str) -> Hits:
 
 
 def by_language(value: object, name: str) -> int:
-    counts = value.get("counts", {}) if isinstance(value, dict) else {}
-    return int(counts.get(name, 0))
+    return counts_of(value).get(name, 0)
 
 
 def total(value: object) -> int:
     """A number, or the sum of a table of numbers by language."""
-    if isinstance(value, dict):
-        return sum(int(number) for number in value.get("counts", {}).values())
-    return int(value) if isinstance(value, int) else 0
+    return value if isinstance(value, int) else sum(counts_of(value).values())
+
+
+def counts_of(value: object) -> dict[str, int]:
+    """The numbers of a table by language; what is no number isn't counted."""
+    counts = value.get("counts") if isinstance(value, dict) else None
+    found = counts.items() if isinstance(counts, dict) else ()
+    return {name: number for name, number in found if isinstance(number, int)}
 
 
 def reason(said: str) -> str:

@@ -124,7 +124,7 @@ def is_whole(folder: Path) -> bool:
     try:
         made = json.loads((folder / READY).read_bytes())
         if proven.is_proven(made, folder.name):
-            return bool(made[FILES] == listing(folder))
+            return bool(made.get(FILES) == listing(folder))
         if not isinstance(made, dict) or proven.PROOF in made or "torch" not in made:
             return False
         if lacking(site_packages(folder), [f"torch=={made['torch']}"]):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from recipe.ground import run
 from recipe.objects.gate.names import LINK, LONGEST_PATH, SUBMODULE, Gate
 from recipe.objects.git import Store
 
@@ -19,14 +20,16 @@ def check_tree(
     submodules = []
     for row in store.git("ls-tree", "-r", "-z", "-l", "--full-tree", commit).split(b"\0")[:-1]:
         head, _, raw = row.partition(b"\t")
-        mode, _, blob, size = head.decode().split()
         path = os.fsdecode(raw)
+        with run.understood("git ls-tree"):
+            mode, _, blob, size = head.decode().split()
+            count = 0 if mode == SUBMODULE else int(size)
         if mode == SUBMODULE:
             gate.admit_folder(path)
             submodules.append(path)
             continue
-        link = mode == LINK and int(size) <= LONGEST_PATH
+        link = mode == LINK and count <= LONGEST_PATH
         target = store.git("cat-file", "blob", blob) if link else None
-        gate.admit(path, mode, int(size), target)
+        gate.admit(path, mode, count, target)
     gate.settle()
     return tuple(submodules)

@@ -94,6 +94,9 @@ def of_module(command: Command, module: str, options: list[str]) -> None:
 def of_pip(command: Command) -> None:
     """What is installed is the wheel that the build above it makes, under its whole name."""
     assert command.words[1] == "install"
+    if command.words[2:3] == ("--extra-index-url",):
+        of_index(command, command.words[3:])
+        return
     for word in command.words[2:]:
         if not word.endswith(".whl"):
             assert word in ("--no-deps", "pre-commit"), command
@@ -107,6 +110,28 @@ def of_pip(command: Command) -> None:
         (platform,) = {tag.platform for tag in tags}
         published = base.wheels[platform.split("_", 3)[3]].name
         assert name == wheel_name(published, str(version), platform), command
+
+
+def of_index(command: Command, words: tuple[str, ...]) -> None:
+    """The index that `index --serve` hands out, and a whole version of a wheel that we make."""
+    bases = load_bases(open_project().bases_file)
+    address, wanted = words
+    assert address == "http://127.0.0.1:8080/simple/", command
+    version = wanted.removeprefix("vllm==")
+    base = bases.find(f"v{version.partition('+')[0]}")
+    assert wanted == f"vllm=={base.version}+sm12x.{bases.revision}", command
+
+
+def of_uv(command: Command) -> None:
+    match command.words[1:]:
+        case ("pip", "install", "--index", *words):
+            of_index(command, tuple(words))
+        case ("pip", "compile", "--generate-hashes"):
+            pass
+        case ("run", "build.py", *arguments):
+            of_build(command, list(arguments))
+        case _:
+            pytest.fail(f"what is that? {command}")
 
 
 def of_git(command: Command) -> None:
@@ -151,7 +176,7 @@ def of_script(command: Command) -> None:
 JUDGES: dict[str, Callable[[Command], None]] = {
     "python": of_python,
     "python3": of_python,
-    "uv": lambda command: of_build(command, list(command.words[3:])),
+    "uv": of_uv,
     "pip": of_pip,
     "git": of_git,
     "docker": of_docker,
