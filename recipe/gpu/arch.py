@@ -88,7 +88,9 @@ def read_list(text: str) -> tuple[str, ...]:
         raise Mistyped(
             f"--arch {text!r}: architectures are written as in TORCH_CUDA_ARCH_LIST",
             typed=text,
-            meant=";".join(dict.fromkeys(part for part in meant if part)),
+            meant=";".join(dict.fromkeys(meant)),
+            means=", ".join(f"{typed} is {name}" for typed, name in zip(asked, meant, strict=True))
+            + " there.",
             next="python build.py --arch '12.0;12.1'   # RTX PRO 6000 and 5090; DGX Spark",
         )
     if unknown or not asked:

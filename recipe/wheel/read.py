@@ -15,6 +15,7 @@ from pathlib import Path
 
 from recipe.ground.errors import AuditError
 from recipe.objects.gate.members import check_members
+from recipe.objects.gate.names import escaped
 
 # What zipfile lets through of an archive it can't read: RuntimeError is an encrypted member and, as
 # NotImplementedError, a method it doesn't know; OSError is bzip2's.
@@ -58,8 +59,9 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise no_wheel(path, str(error)) from None
     with archive:
         check_members(archive, lambda name, why: no_wheel(path, f"its member {name} {why}"))
-        if any(info.flag_bits & ENCRYPTED for info in archive.infolist()):
-            raise no_wheel(path, "a member of it is encrypted")
+        for info in archive.infolist():
+            if info.flag_bits & ENCRYPTED:
+                raise no_wheel(path, f"its member {escaped(info.filename)} is encrypted")
         try:
             yield archive
         except DAMAGED as error:
