@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from recipe.ground import run, scratch
 from recipe.ground.errors import MachineError, SourceError
@@ -262,8 +263,6 @@ class Store:
 
     def fetch(self, url: str, wanted: str, *how: str) -> None:
         """git fetch; what proves who asks isn't in its command line, nor in what it writes."""
-        import git as gitpython  # where nothing is fetched, it isn't waited for
-
         command = ["git", "fetch", "--quiet", "--no-tags", "--no-auto-gc", "--no-write-fetch-head"]
         env = {**ISOLATED, "GIT_DIR": str(self.path)}
         proof = authorization(url)
@@ -273,10 +272,27 @@ class Store:
             )
         command += [*how, "--", address(url), wanted]
         # Its own exception doesn't tell a git that was killed from one that failed.
-        status, out, err = gitpython.Git().execute(
-            command, env=env, with_extended_output=True, with_exceptions=False
+        status, out, err = (
+            git_python()
+            .Git()
+            .execute(command, env=env, with_extended_output=True, with_exceptions=False)
         )
         run.said(command, status, str(out).encode(), str(err).encode())
+
+
+def git_python() -> ModuleType:
+    """GitPython, imported where something is fetched: elsewhere nobody waits for it.
+
+    It starts git as it is imported, and says an ImportError if that fails.
+    """
+    try:
+        import git
+    except ImportError as error:
+        status = getattr(error.__cause__, "status", None)
+        if isinstance(status, int):
+            run.said(["git", "version"], status, b"", str(error).encode())
+        raise
+    return git
 
 
 def open_store(path: Path) -> Store:
