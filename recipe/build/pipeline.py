@@ -194,17 +194,23 @@ def finish(
         raise
     wheel = options.out / made.name
     report = report_of(plan, made, native, outcome, log, staged)
-    staged.replace(wheel)
     text = (json.dumps(report, indent=1) + "\n").encode()
+    # All that may fail is done before the first file is where it belongs.
+    stated = state(plan, options, staged, report, text)
+    staged.replace(wheel)
     scratch.write_whole(wheel.with_name(wheel.name + REPORT), text)
-    state(plan, options, wheel, report, text)
+    beside = statement.beside(wheel)
+    for suffix in sign.SUFFIX.values():  # of another statement
+        beside.with_name(beside.name + suffix).unlink(missing_ok=True)
+    for path in stated:
+        path.replace(wheel.with_name(path.name))
     return Built(wheel=wheel, report=report)
 
 
 def state(
     plan: Plan, options: Options, wheel: Path, report: Mapping[str, Any], text: bytes
-) -> None:
-    """Write the statement beside a wheel and its report, and sign it if a key was named."""
+) -> list[Path]:
+    """Write the statement beside a wheel, and sign it if a key was named; the files of both."""
     path = statement.beside(wheel)
     content = statement.statement(
         plan,
@@ -225,10 +231,7 @@ def state(
         tests=report["tests"],
     )
     scratch.write_whole(path, content)
-    for suffix in sign.SUFFIX.values():  # of another statement
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    if options.sign_key:
-        sign.sign(path, options.sign_key)
+    return [path, *([sign.sign(path, options.sign_key)] if options.sign_key else [])]
 
 
 def tests(project: Project, plan: Plan, options: Options, log: Log, wheel: Path) -> Outcome:
