@@ -151,6 +151,15 @@ def test_a_room_is_small_and_says_what_it_does_takes_and_gives(room: Path) -> No
     assert [line.partition(" ")[0] for line in lines[1:]] == ["Takes", "Gives"], text
 
 
+def test_no_two_modules_for_a_wheel_have_one_name() -> None:
+    """They run without packages around them, where a name stands for one file."""
+    names = [
+        {path.name for path in (CHECKOUT / "tests" / folder).glob("*.py")} - {"conftest.py"}
+        for folder in ("overlay", "patched")
+    ]
+    assert not names[0] & names[1]
+
+
 def test_every_folder_with_tests_is_one_that_pytest_enters(pytestconfig: pytest.Config) -> None:
     tests = CHECKOUT / "tests"
     passed_by = pytestconfig.getini("norecursedirs")
