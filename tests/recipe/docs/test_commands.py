@@ -113,10 +113,11 @@ def of_pip(command: Command) -> None:
 
 
 def of_index(command: Command, words: tuple[str, ...]) -> None:
-    """The index that `index --serve` hands out, and a whole version of a wheel that we make."""
+    """The index that the page calls so, and a whole version of a wheel that we make."""
     bases = load_bases(open_project().bases_file)
     address, wanted = words
-    assert address == "http://127.0.0.1:8080/simple/", command
+    assert address == "$INDEX", command
+    assert "`INDEX` is the address" in (ROOT / command.page).read_text(encoding="utf-8"), command
     version = wanted.removeprefix("vllm==")
     base = bases.find(f"v{version.partition('+')[0]}")
     assert wanted == f"vllm=={base.version}+sm12x.{bases.revision}", command
