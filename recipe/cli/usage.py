@@ -6,9 +6,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from recipe.ground.errors import Mistyped, UsageError
 
@@ -35,14 +34,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, next=f"python {self.prog} --help")
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        if message:
-            self._print_message(message, sys.stderr)
-        raise SystemExit(status)
-
-    def print_help(self, file: IO[str] | None = None) -> None:  # type: ignore[override]
-        super().print_help(file or sys.stdout)
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """One of the choices, or what was probably meant: a verb, or an option's value."""
